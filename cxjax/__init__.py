@@ -1,1 +1,10 @@
 """Losses for images that are not aligned: the Contextual Loss and its family, in JAX."""
+
+from cxjax.losses import contextual_loss as contextual_loss
+from cxjax.losses import contextual_matches as contextual_matches
+from cxjax.losses import contextual_similarity as contextual_similarity
+from cxjax.losses import gram_loss as gram_loss
+from cxjax.losses import l1_loss as l1_loss
+from cxjax.losses import l2_loss as l2_loss
+from cxjax.losses import perceptual_loss as perceptual_loss
+from cxjax.losses import total_variation as total_variation

@@ -1,0 +1,197 @@
+"""Blockwise equals the reference, in value and in gradient, and never holds the distances."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from cxjax.similarity import blockwise, reference
+
+# Ragged on purpose: neither n nor m a multiple of a block, n below a block, n or m of one.
+SIZES = [(16, 16, 8), (37, 23, 8), (5, 31, 8), (1, 4, 8), (23, 1, 8), (9, 40, 64)]
+FLOAT64 = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def quartic(x, y):
+    """A distance of a user's own."""
+    return jnp.square(jnp.square(x[:, None, :] - y[None, :, :]).sum(axis=-1))
+
+
+DISTANCES = ["cosine", "l2", "l1", quartic]
+
+
+def points(key, n, m, c=6, dtype=jnp.float64):
+    key_x, key_y = jax.random.split(key)
+    x = jax.random.normal(key_x, (n, c), dtype)
+    return x, 0.7 * jax.random.normal(key_y, (m, c), dtype) + 0.3
+
+
+def blockwise_best(x, y, *, block_size=8, bandwidth=0.5, **options):
+    options = {"epsilon": 1e-5, "bandwidth": bandwidth, "block_size": block_size, **options}
+    return blockwise.log_best(x, y, **options)[0]
+
+
+def reference_best(x, y, *, bandwidth=0.5, distance):
+    return reference.log_best(x, y, distance=distance, bandwidth=bandwidth, epsilon=1e-5)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradients(best, x, y, cotangent):
+    value, pullback = jax.vjp(best, x, y)
+    return value, *pullback(cotangent)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize(("n", "m", "block_size"), SIZES)
+def test_blockwise_equals_the_reference(key, n, m, block_size, distance):
+    with jax.enable_x64(True):
+        x, y = points(key, n, m)
+        cotangent = jax.random.normal(jax.random.fold_in(key, 1), (m,), jnp.float64)
+        options = {"distance": distance, "bandwidth": 0.2}
+        blocks = functools.partial(blockwise_best, block_size=block_size, **options)
+        dense = functools.partial(reference_best, **options)
+        actual = value_and_gradients(blocks, x, y, cotangent)
+        wanted = value_and_gradients(dense, x, y, cotangent)
+        assert m == 1 or np.abs(wanted[1]).max() > 1e-3  # with one target CX is 1 everywhere
+        assert m == 1 or np.abs(wanted[2]).max() > 1e-3
+        for a, w in zip(actual, wanted, strict=True):
+            np.testing.assert_allclose(a, w, **FLOAT64)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_indices_equal_the_reference(key, distance):
+    with jax.enable_x64(True):
+        x, y = points(key, 37, 23)
+        options = {"distance": distance, "bandwidth": 0.5, "epsilon": 1e-5}
+        _, index = blockwise.log_best(x, y, block_size=8, **options)
+        np.testing.assert_array_equal(index, reference.log_best(x, y, **options)[1])
+        assert len(np.unique(index)) > 5
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
+def test_the_lowest_index_wins_a_tie_and_takes_the_gradient(key, distance):
+    with jax.enable_x64(True):
+        x, y = points(key, 6, 7)
+        x = jnp.concatenate([x, x, x])  # every winner twice more, in other blocks too
+        y = jnp.concatenate([y, y])  # every nearest target twice
+        options = {"distance": distance, "bandwidth": 0.5, "epsilon": 1e-5}
+        _, index = blockwise.log_best(x, y, block_size=4, **options)
+        assert index.max() < 6
+        f = functools.partial(blockwise_best, distance=distance, block_size=4)
+        g = functools.partial(reference_best, distance=distance)
+        cotangent = jax.random.normal(key, (14,), jnp.float64)
+        actual = value_and_gradients(f, x, y, cotangent)
+        for a, w in zip(actual, value_and_gradients(g, x, y, cotangent), strict=True):
+            np.testing.assert_allclose(a, w, **FLOAT64)
+
+
+@pytest.mark.parametrize("argnums", [[(0,), (1,), (0, 1)], [(1,), (0,)]])
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_each_gradient_is_right_whichever_was_asked_for_before(key, distance, argnums):
+    # Under jit JAX keeps one residual structure for all patterns of zeros.
+    jax.clear_caches()
+    with jax.enable_x64(True):
+        x, y = points(key, 21, 13)
+        weights = jax.random.normal(key, (13,), jnp.float64)
+        f = lambda best, x, y: (weights * best(x, y, distance=distance)).sum()
+        wanted = jax.jit(jax.grad(functools.partial(f, reference_best), (0, 1)))(x, y)
+        for asked in argnums:
+            gradients = jax.grad(functools.partial(f, blockwise_best), asked)(x, y)
+            for i, gradient in zip(asked, gradients, strict=True):
+                np.testing.assert_allclose(gradient, wanted[i], **FLOAT64)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_gradient_matches_finite_differences(key, distance):
+    with jax.enable_x64(True):
+        x, y = points(key, 11, 9)
+        weights = jax.random.normal(key, (9,), jnp.float64)
+        f = jax.jit(lambda x, y: (weights * blockwise_best(x, y, distance=distance)).sum())
+        check_grads(f, (x, y), order=1, modes=["rev"], eps=1e-6)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
+def test_reverse_mode_twice_equals_the_reference(key, distance):
+    with jax.enable_x64(True):
+        x, y = points(key, 9, 7, 3)
+        weights = jax.random.normal(key, (7,), jnp.float64)
+
+        def hessian(best):
+            f = lambda x: (weights * best(x, y, distance=distance)).sum()
+            return jax.jit(jax.jacrev(jax.grad(f)))(x)
+
+        wanted = hessian(reference_best)
+        assert np.abs(wanted).max() > 1e-2
+        np.testing.assert_allclose(hessian(blockwise_best), wanted, rtol=1e-9, atol=1e-10)
+
+
+def test_what_a_distance_closes_over_is_differentiated(key):
+    with jax.enable_x64(True):
+        x, y = points(key, 11, 7)
+
+        def loss(scale, best):
+            distance = lambda x, y: jnp.square(x[:, None] - y[None]) @ scale
+            return best(x, y, distance=distance).sum()
+
+        scale = jnp.linspace(0.5, 1.5, 6)
+        gradient = jax.jit(jax.grad(loss), static_argnums=1)
+        wanted = gradient(scale, reference_best)
+        assert np.abs(wanted).max() > 1e-2
+        np.testing.assert_allclose(gradient(scale, blockwise_best), wanted, **FLOAT64)
+
+
+def _products_run(monkeypatch, f, *args):
+    """How many products of blocks a call executes, not merely contains."""
+    runs = []
+    count = lambda: runs.append(None)
+    plain = blockwise.product
+
+    def counting(x, y):
+        jax.debug.callback(count)
+        return plain(x, y)
+
+    monkeypatch.setattr(blockwise, "product", counting)
+    jax.clear_caches()
+    jax.block_until_ready(f(*args))
+    jax.effects_barrier()
+    monkeypatch.undo()
+    jax.clear_caches()
+    return len(runs)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_gradients_nobody_asks_for_cost_nothing(key, monkeypatch, wrap):
+    x, y = points(key, 16, 16, dtype=jnp.float32)
+    f = lambda x, y: blockwise_best(x, y, distance="cosine", block_size=8).sum()
+    blocks = 2
+    assert _products_run(monkeypatch, wrap(f), x, y) == 1 * blocks
+    # The targets' gradient is that of the sources too: their mean centres both.
+    assert _products_run(monkeypatch, wrap(jax.grad(f, (0, 1))), x, y) == 4 * blocks
+    assert _products_run(monkeypatch, wrap(jax.grad(f, 0)), x, y) == 2 * blocks
+
+
+def _temporary_bytes(best, x, y, **options):
+    f = lambda x, y: best(x, y, **options).sum()
+    compiled = jax.jit(jax.grad(f, (0, 1))).lower(x, y).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
+def test_blockwise_never_holds_the_distance_matrix(key, distance):
+    n = 2048
+    x, y = points(key, n, n, 8, jnp.float32)
+    matrix = n * n * x.dtype.itemsize
+    # The measure sees what it should see.
+    assert _temporary_bytes(reference_best, x, y, distance=distance) >= matrix
+    assert _temporary_bytes(blockwise_best, x, y, distance=distance, block_size=64) < matrix / 4
+
+
+def test_memory_is_linear(key):
+    def bytes_at(n):
+        x, y = points(key, n, n, 8, jnp.float32)
+        return _temporary_bytes(blockwise_best, x, y, distance="cosine", block_size=64)
+
+    assert bytes_at(4096) < 2.2 * bytes_at(2048)
