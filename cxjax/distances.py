@@ -81,6 +81,20 @@ def _unit(x: Float[Array, "n c"], noise: Float[Array, ""]) -> Float[Array, "n c"
     return jnp.where(is_zero, 0, x) / jnp.sqrt(jnp.where(is_zero, 1, squared))
 
 
+def absolute(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Absolute values, whose gradient at 0 is 0: `jnp.abs` gives 1 there.
+
+    Features after a ReLU are 0 in both images at many places, and would be pushed one way.
+
+    Args:
+      x: Any array.
+
+    Returns:
+      `|x|`.
+    """
+    return x * jnp.sign(x)
+
+
 def l1(x: Float[Array, "n c"], y: Float[Array, "m c"]) -> Float[Array, "n m"]:
     r"""L1 distances, $d_{ij} = \sum_c |x_{ic} - y_{jc}|$.
 
@@ -96,9 +110,9 @@ def l1(x: Float[Array, "n c"], y: Float[Array, "m c"]) -> Float[Array, "n m"]:
     @jax.checkpoint
     def add_channel(total, channels):
         x_c, y_c = channels
-        return total + jnp.abs(x_c[:, None] - y_c[None, :]), None
+        return total + absolute(x_c[:, None] - y_c[None, :]), None
 
-    first = jnp.abs(x[:, :1] - y[:, :1].T)
+    first = absolute(x[:, :1] - y[:, :1].T)
     total, _ = jax.lax.scan(add_channel, first, (x[:, 1:].T, y[:, 1:].T))
     return total
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cxjax.distances import Distance, DistanceName
+from cxjax.distances import Distance, DistanceName, absolute
 from cxjax.similarity import blockwise, reference
 
 AnyArray = Array | np.ndarray
@@ -195,7 +195,7 @@ def l1_loss(
     References:
       Mechrez et al., ECCV 2018: the baseline $\|G(s) - t\|_1$.
     """
-    difference = jnp.abs(_difference(x, y, reduction))
+    difference = absolute(_difference(x, y, reduction))
     return difference.mean() if reduction == "mean" else difference.sum()
 
 

@@ -1,0 +1,392 @@
+"""The losses against NumPy loops, under JAX's transformations, and on input that breaks others."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+import cxjax
+from cxjax import distances
+from cxjax.similarity import blockwise
+from tests import oracle
+
+IMPLEMENTATIONS = ["reference", "blockwise"]
+
+
+def points(key, n, m, c=6, dtype=jnp.float32):
+    key_x, key_y = jax.random.split(key)
+    x = jax.random.normal(key_x, (n, c), dtype)
+    return x, 0.7 * jax.random.normal(key_y, (m, c), dtype) + 0.3
+
+
+# --- Values ---
+
+
+@pytest.mark.parametrize(("n", "m"), [(16, 16), (37, 23), (1, 4), (23, 1)])
+@pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_similarity_matches_the_equations(key, implementation, distance, n, m):
+    with jax.enable_x64(True):
+        x, y = points(key, n, m, dtype=jnp.float64)
+        options = {"distance": distance, "bandwidth": 0.3, "epsilon": 1e-3}
+        actual = cxjax.contextual_similarity(
+            x, y, implementation=implementation, block_size=8, **options
+        )
+        np.testing.assert_allclose(actual, oracle.similarity(x, y, **options), rtol=1e-10)
+
+
+def test_defaults_are_the_documented_ones(key):
+    x, y = points(key, 20, 30)
+    expected = oracle.similarity(x, y, distance="cosine", bandwidth=0.5, epsilon=1e-5)
+    np.testing.assert_allclose(cxjax.contextual_similarity(x, y), expected, rtol=1e-4)
+    np.testing.assert_allclose(cxjax.contextual_loss(x, y), -np.log(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_directions(key, implementation):
+    x, y = points(key, 12, 17)
+    loss = functools.partial(cxjax.contextual_loss, implementation=implementation)
+    forth, back = -np.log(oracle.similarity(x, y)), -np.log(oracle.similarity(y, x))
+    assert abs(forth - back) > 0.1
+    np.testing.assert_allclose(loss(x, y, direction="paper"), forth, rtol=1e-4)
+    np.testing.assert_allclose(loss(x, y, direction="reverse"), back, rtol=1e-4)
+    np.testing.assert_allclose(loss(x, y, direction="symmetric"), (forth + back) / 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_matches_are_the_argmax_and_its_value(key, implementation):
+    x, y = points(key, 20, 31)
+    index, similarity = cxjax.contextual_matches(x, y, implementation=implementation)
+    expected = oracle.pairwise_similarity(x, y)
+    np.testing.assert_array_equal(index, expected.argmax(axis=0))
+    np.testing.assert_allclose(similarity, expected.max(axis=0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_mode_collapse_is_seen(key, implementation):
+    # Every source a copy of one target: of m targets one is matched.
+    _, y = points(key, 1, 64, 32)
+    collapsed = jnp.tile(y[:1], (64, 1))
+    loss = cxjax.contextual_loss(collapsed, y, implementation=implementation)
+    np.testing.assert_allclose(loss, np.log(64), rtol=1e-3)
+
+
+def test_simple_losses_match_numpy(key):
+    x, y = (np.asarray(a) for a in points(key, 5, 5))
+    image = np.asarray(jax.random.normal(key, (4, 7, 3)))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    close(cxjax.l1_loss(x, y), np.mean(np.abs(x - y)))
+    close(cxjax.l1_loss(x, y, reduction="paper"), np.linalg.norm((x - y).ravel(), 1))
+    close(cxjax.l2_loss(x, y), np.mean((x - y) ** 2))
+    close(cxjax.l2_loss(x, y, reduction="paper"), np.linalg.norm(x - y))
+    close(cxjax.perceptual_loss(x, y), np.mean(np.abs(x - y)))
+    close(cxjax.perceptual_loss(x, y, reduction="paper"), np.abs(x - y).sum())
+
+    other = np.asarray(jax.random.normal(key, (6, 3)))
+    grams = np.einsum("hwa,hwb->ab", image, image), np.einsum("na,nb->ab", other, other)
+    close(
+        cxjax.gram_loss(image, other),
+        np.mean((grams[0] / (4 * 7 * 3) - grams[1] / (6 * 3)) ** 2),
+    )
+    close(
+        cxjax.gram_loss(image, other, reduction="paper"),
+        np.linalg.norm(grams[0] - grams[1], "fro") ** 2,
+    )
+    rows, columns = image[1:] - image[:-1], image[:, 1:] - image[:, :-1]
+    close(cxjax.total_variation(image), np.mean(rows**2) + np.mean(columns**2))
+    close(cxjax.total_variation(np.stack([image, image])), np.mean(rows**2) + np.mean(columns**2))
+    close(cxjax.total_variation(image[:1]), np.mean(columns[:1] ** 2))
+
+
+def test_simple_losses_have_a_finite_gradient_at_the_optimum(key):
+    x, _ = points(key, 5, 5)
+    for loss in (cxjax.l1_loss, cxjax.l2_loss, cxjax.perceptual_loss, cxjax.gram_loss):
+        for reduction in ("mean", "paper"):
+            gradient = jax.grad(functools.partial(loss, reduction=reduction))(x, x)
+            np.testing.assert_allclose(gradient, jnp.zeros_like(x), atol=1e-7)
+    assert jnp.isfinite(jax.grad(cxjax.total_variation)(jnp.ones((3, 3, 1)))).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_equal_coordinates_have_no_l1_gradient(key, implementation):
+    # Features after a ReLU: many coordinates are 0 in both.
+    x, y = (jax.nn.relu(a).at[:, 2].set(0) for a in points(key, 12, 9))
+    f = functools.partial(cxjax.contextual_loss, distance="l1", implementation=implementation)
+    gradient = jax.jit(jax.grad(f))(x, y)
+    assert np.abs(gradient).max() > 1e-3
+    np.testing.assert_array_equal(gradient[:, 2], jnp.zeros(12))
+
+
+# --- Derivatives ---
+
+
+@pytest.mark.parametrize("direction", ["paper", "reverse", "symmetric"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_gradient_matches_finite_differences(key, implementation, direction):
+    with jax.enable_x64(True):
+        x, y = points(key, 11, 9, dtype=jnp.float64)
+        f = functools.partial(
+            cxjax.contextual_loss, implementation=implementation, direction=direction
+        )
+        assert np.abs(jax.jit(jax.grad(f))(x, y)).max() > 1e-2
+        check_grads(jax.jit(f), (x, y), order=1, modes=["rev"], eps=1e-6)
+
+
+def test_second_order_by_reverse_mode_twice(key):
+    with jax.enable_x64(True):
+        x, y = points(key, 6, 5, 3, jnp.float64)
+        check_grads(jax.jit(cxjax.contextual_loss), (x, y), order=2, modes=["rev"], eps=1e-6)
+
+
+def test_forward_mode_says_what_to_do(key):
+    x, y = points(key, 6, 5)
+    with pytest.raises(TypeError, match="forward-mode") as error:
+        jax.jvp(cxjax.contextual_loss, (x, y), (x, y))
+    assert "implementation='reference'" in error.value.__notes__[0]
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(jax.jit(cxjax.contextual_loss), (x, y), (x, y))
+    f = functools.partial(cxjax.contextual_loss, implementation="reference")
+    assert jnp.isfinite(jax.jvp(f, (x, y), (x, y))[1])
+
+
+# --- Transformations ---
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("transform", ["jit", "vmap", "sharded", "pmap", "shard_map"])
+def test_transforms_do_not_change_value_or_gradient(key, implementation, transform):
+    batch = 8
+    x, y = jax.vmap(lambda key: points(key, 10, 9))(jax.random.split(key, batch))
+    f = functools.partial(
+        cxjax.contextual_loss, direction="symmetric", implementation=implementation, block_size=4
+    )
+    each = jax.value_and_grad(f, (0, 1))
+    mesh = jax.make_mesh((batch,), ("data",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("data")
+    if transform == "jit":
+        run = lambda x, y: jax.tree.map(lambda *a: np.stack(a), *map(jax.jit(each), x, y))
+    elif transform == "vmap":
+        run = jax.vmap(jax.jit(each))
+    elif transform == "sharded":
+        sharding = NamedSharding(mesh, spec)
+        run = jax.jit(jax.vmap(each), in_shardings=sharding, out_shardings=sharding)
+    elif transform == "pmap":
+        run = jax.pmap(each)
+    else:
+        run = jax.jit(jax.shard_map(jax.vmap(each), mesh=mesh, in_specs=spec, out_specs=spec))
+    values, gradients = run(x, y)
+    for b in range(batch):
+        expected = -np.log(oracle.similarity(x[b], y[b])) - np.log(oracle.similarity(y[b], x[b]))
+        np.testing.assert_allclose(values[b], expected / 2, rtol=1e-3)
+    with jax.enable_x64(True):
+        exact = functools.partial(
+            cxjax.contextual_loss, direction="symmetric", implementation="reference"
+        )
+        gradient = jax.jit(jax.vmap(jax.grad(exact, (0, 1))))
+        wanted = gradient(np.asarray(x, np.float64), np.asarray(y, np.float64))
+    for gradient, want in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(gradient, want, rtol=2e-3, atol=1e-5)
+
+
+def test_the_same_shapes_compile_once(key):
+    x, y = points(key, 10, 9)
+    traces = []
+
+    @jax.jit
+    def step(x, y):
+        traces.append(None)
+        return jax.value_and_grad(cxjax.contextual_loss)(x, y)
+
+    step(x, y)
+    before = blockwise._by_name._cache_size()
+    step(2 * x, y)
+    cxjax.contextual_loss(x, y)
+    first = blockwise._by_name._cache_size()
+    cxjax.contextual_loss(3 * x, y)
+    assert len(traces) == 1
+    assert blockwise._by_name._cache_size() == first <= before + 1
+
+
+# --- Precision ---
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_inputs_are_computed_in_float32(key, implementation, dtype):
+    x, y = points(key, 12, 10, dtype=dtype)
+    f = functools.partial(cxjax.contextual_loss, implementation=implementation)
+    value, gradient = jax.value_and_grad(f)(x, y)
+    exact, exact_gradient = jax.value_and_grad(f)(x.astype(jnp.float32), y.astype(jnp.float32))
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == dtype
+    assert value == exact
+    np.testing.assert_array_equal(gradient, exact_gradient.astype(dtype))
+
+
+def test_numpy_and_mixed_dtypes_are_accepted(key):
+    x, y = points(key, 12, 10)
+    wanted = cxjax.contextual_loss(x, y)
+    assert cxjax.contextual_loss(np.asarray(x), np.asarray(y)) == wanted
+    mixed = cxjax.contextual_loss(x, y.astype(jnp.bfloat16))
+    assert mixed.dtype == jnp.float32
+    np.testing.assert_allclose(mixed, wanted, rtol=5e-2)
+
+
+def _as_copies(x, noise, key):
+    return x + noise * jax.random.normal(key, x.shape)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-5, 1e-3])
+@pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
+@pytest.mark.parametrize("bandwidth", [0.1, 0.5])
+def test_near_copies_have_no_loss_and_no_gradient(key, distance, bandwidth, noise):
+    y = jax.random.normal(key, (40, 128))
+    x = _as_copies(y, noise, jax.random.fold_in(key, 1))
+    f = functools.partial(cxjax.contextual_loss, distance=distance, bandwidth=bandwidth)
+    value, gradients = jax.value_and_grad(f, (0, 1))(x, y)
+    assert -1e-6 <= value < 1e-6
+    for gradient in gradients:
+        np.testing.assert_allclose(gradient, jnp.zeros_like(gradient), atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
+@pytest.mark.parametrize("case", ["constant", "zero", "zero rows", "one-hot", "huge", "tiny"])
+def test_degenerate_sets_are_finite(key, case, distance, implementation):
+    x, y = points(key, 12, 9)
+    x, y = {
+        "constant": (jnp.full_like(x, 0.3), jnp.full_like(y, 0.7)),
+        "zero": (jnp.zeros_like(x), jnp.zeros_like(y)),
+        "zero rows": (x.at[::2].set(0), y.at[::3].set(0)),
+        "one-hot": (jnp.eye(12, 6), jnp.eye(9, 6)),
+        "huge": (1e6 * x, 1e6 * y),
+        "tiny": (1e-6 * x, 1e-6 * y),
+    }[case]
+    f = functools.partial(cxjax.contextual_loss, distance=distance, implementation=implementation)
+    value, gradients = jax.jit(jax.value_and_grad(f, (0, 1)))(x, y)
+    assert -1e-6 <= value <= np.log(9) + 1e-5
+    assert all(jnp.isfinite(gradient).all() for gradient in gradients)
+
+
+def _rounded_product(bits):
+    """A product whose operands keep that many bits of mantissa, as TF32 (10) or bfloat16 (7) do."""
+
+    def product(x, y):
+        round_ = lambda a: jax.lax.reduce_precision(a, 8, bits)
+        return jax.lax.dot_general(round_(x), round_(y), (((1,), (1,)), ((), ())))
+
+    return product
+
+
+@pytest.mark.parametrize("bits", [10, 7])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_rounded_products_neither_break_nor_mislead(key, monkeypatch, implementation, bits):
+    # The library asks for full precision. Should a device give less, exact matches must survive.
+    monkeypatch.setattr(distances, "product", _rounded_product(bits))
+    monkeypatch.setattr(blockwise, "product", _rounded_product(bits))
+    jax.clear_caches()
+    y = jax.random.normal(key, (64, 32))
+    x = jnp.concatenate([y[:32], jax.random.normal(jax.random.fold_in(key, 1), (32, 32))])
+    for x_, expected in ((y, 0.0), (x, -np.log(oracle.similarity(x, y)))):
+        f = functools.partial(cxjax.contextual_loss, implementation=implementation)
+        value, gradient = jax.jit(jax.value_and_grad(f))(x_, y)
+        np.testing.assert_allclose(value, expected, atol=0.02)
+        assert jnp.isfinite(gradient).all()
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
+def test_a_nan_in_is_a_nan_out(key, distance, implementation):
+    x, y = points(key, 12, 9)
+    f = functools.partial(
+        cxjax.contextual_loss, distance=distance, implementation=implementation, block_size=4
+    )
+    assert jnp.isnan(f(x.at[3, 1].set(jnp.nan), y))
+    assert jnp.isnan(f(x, y.at[3, 1].set(jnp.nan)))
+
+
+# --- What a user can get wrong ---
+
+CONTEXTUAL = [cxjax.contextual_similarity, cxjax.contextual_loss, cxjax.contextual_matches]
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+@pytest.mark.parametrize("loss", CONTEXTUAL)
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ((3, 4), (3, 5), r"same number of channels.*\(3, 4\).*\(3, 5\)"),
+        ((3, 4), (5,), r"point sets \(n, c\) and \(m, c\).*\(3, 4\).*\(5,\)"),
+        ((2, 3, 4), (3, 4), r"point sets.*\(2, 3, 4\).*reshape"),
+        ((0, 4), (3, 4), r"at least one point.*\(0, 4\)"),
+        ((3, 0), (3, 0), r"at least one point and one channel.*\(3, 0\)"),
+    ],
+)
+def test_wrong_shapes_are_refused(loss, wrap, x, y, message):
+    with pytest.raises(ValueError, match=message):
+        wrap(loss)(jnp.ones(x), jnp.ones(y))
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("loss", CONTEXTUAL)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"distance": "cosin"}, "unknown distance 'cosin'.*'cosine', 'l2', 'l1' or a function"),
+        ({"implementation": "dense"}, "unknown implementation 'dense'.*'blockwise', 'reference'"),
+        ({"bandwidth": 0.0}, "bandwidth must be a positive number; got 0.0"),
+        ({"bandwidth": float("nan")}, "bandwidth must be a positive number; got nan"),
+        ({"bandwidth": "wide"}, "bandwidth must be a positive number; got 'wide'"),
+        ({"epsilon": -1e-5}, "epsilon must be a positive number; got -1e-05"),
+        ({"block_size": 0}, "block_size must be a positive integer or None; got 0"),
+    ],
+)
+def test_impossible_options_are_refused(loss, options, message):
+    with pytest.raises(ValueError, match=message):
+        loss(jnp.ones((3, 4)), jnp.ones((3, 4)), **options)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_unknown_direction_is_refused():
+    with pytest.raises(ValueError, match="unknown direction 'both'.*'paper', 'reverse'"):
+        cxjax.contextual_loss(jnp.ones((3, 4)), jnp.ones((3, 4)), direction="both")
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("name", ["bandwidth", "epsilon"])
+def test_traced_options_are_refused(name):
+    f = lambda value: cxjax.contextual_loss(jnp.ones((3, 4)), jnp.ones((3, 4)), **{name: value})
+    with pytest.raises(TypeError, match=f"{name} must be a Python number"):
+        jax.jit(f)(0.5)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("loss", [*CONTEXTUAL, cxjax.l1_loss, cxjax.l2_loss, cxjax.gram_loss])
+def test_integers_are_refused(loss):
+    with pytest.raises(ValueError, match="floating-point arrays are needed; got uint8 and float32"):
+        loss(jnp.ones((3, 4), jnp.uint8), jnp.ones((3, 4)))
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("loss", [cxjax.l1_loss, cxjax.l2_loss, cxjax.perceptual_loss])
+def test_unequal_shapes_never_broadcast(loss):
+    with pytest.raises(ValueError, match=r"same shape.*\(3, 4\).*\(1, 4\)"):
+        loss(jnp.ones((3, 4)), jnp.ones((1, 4)))
+    with pytest.raises(ValueError, match=r"not be empty.*\(0, 4\)"):
+        loss(jnp.ones((0, 4)), jnp.ones((0, 4)))
+    with pytest.raises(ValueError, match="unknown reduction 'sum'.*'mean', 'paper'"):
+        loss(jnp.ones((3, 4)), jnp.ones((3, 4)), reduction="sum")
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_gram_and_total_variation_refuse_wrong_shapes():
+    with pytest.raises(ValueError, match=r"same number of channels.*\(3, 4\).*\(3, 5\)"):
+        cxjax.gram_loss(jnp.ones((3, 4)), jnp.ones((3, 5)))
+    with pytest.raises(ValueError, match=r"\(h, w, c\).*got shape \(3, 4\)"):
+        cxjax.total_variation(jnp.ones((3, 4)))
