@@ -1,0 +1,127 @@
+"""Pictures as arrays: reading any format that Pillow knows, resizing, writing, strips.
+
+An image is a float32 NumPy array `(h, w, 3)`, RGB with values in [0, 1].
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Picture = Float[np.ndarray, "_ _ 3"]  # height, width, RGB
+
+
+def read_image(
+    path: str | os.PathLike[str], *, crop: tuple[int, int, int, int] | None = None
+) -> Picture:
+    """Reads a picture of any format and mode, upright.
+
+    Transparent parts show white, grey becomes RGB, 16 bits keep their precision, the turn that a
+    camera noted (EXIF) is applied, and of an animation the first frame is taken.
+
+    Args:
+      path: File to read.
+      crop: Left, top, right, bottom of the part to keep, in pixels of the upright picture.
+
+    Returns:
+      The image, `(h, w, 3)`, RGB in [0, 1].
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If the file is no picture, is damaged, or the crop does not lie inside it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no picture {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a picture file")
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image = _to_array(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not a picture in a format that Pillow reads") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the picture {path}: {error}") from error
+    if crop is None:
+        return image
+    left, top, right, bottom = crop
+    height, width = image.shape[:2]
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise ValueError(
+            f"the crop (left {left}, top {top}, right {right}, bottom {bottom}) does not lie "
+            f"inside {path}, which is {width} x {height} pixels"
+        )
+    return image[top:bottom, left:right]
+
+
+def _to_array(picture: Image.Image) -> Picture:
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        grey = np.asarray(picture).astype(np.float32) / 65535
+    elif picture.mode == "F":
+        grey = np.asarray(picture, np.float32)
+        grey = grey / 255 if grey.max() > 1 else grey
+    else:
+        if "A" in picture.getbands() or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture)
+        return np.asarray(picture.convert("RGB"), np.float32) / 255
+    return np.repeat(np.clip(grey, 0, 1)[:, :, None], 3, axis=2)
+
+
+def resize(image: Picture, *, longest_side: int) -> Picture:
+    """Scales an image, keeping its proportions, without aliasing.
+
+    Args:
+      image: Image, `(h, w, 3)`.
+      longest_side: The larger of the new height and width, in pixels; the other is at least 1.
+
+    Returns:
+      The scaled image, values in [0, 1].
+    """
+    height, width = image.shape[:2]
+    scale = longest_side / max(height, width)
+    shape = (max(1, round(height * scale)), max(1, round(width * scale)), 3)
+    if shape == image.shape:
+        return image
+    return np.clip(np.asarray(jax.image.resize(image, shape, "lanczos3")), 0, 1)
+
+
+def write_image(path: str | os.PathLike[str], image: Picture) -> None:
+    """Writes an image, whole or not at all, in the format that the file's name says.
+
+    Args:
+      path: File to write, such as `result.png`.
+      image: Image, `(h, w, 3)`, RGB; values outside [0, 1] are clipped.
+    """
+    path = Path(path)
+    pixels = (np.clip(np.asarray(image, np.float32), 0, 1) * 255).round().astype(np.uint8)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        unfinished = Path(folder) / path.name
+        Image.fromarray(pixels).save(unfinished)
+        unfinished.replace(path)
+
+
+def strip(images: Sequence[Picture], *, gap: int = 4) -> Picture:
+    """Sets images side by side on white, centred vertically.
+
+    Args:
+      images: Images of any sizes.
+      gap: White pixels between them.
+
+    Returns:
+      One image as high as the highest.
+    """
+    height = max(image.shape[0] for image in images)
+    pieces = []
+    for image in images:
+        above = (height - image.shape[0]) // 2
+        below = height - image.shape[0] - above
+        pieces.append(np.pad(image, ((above, below), (0, gap), (0, 0)), constant_values=1))
+    return np.concatenate(pieces, axis=1)[:, :-gap] if gap else np.concatenate(pieces, axis=1)

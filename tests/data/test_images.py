@@ -1,0 +1,126 @@
+"""Pictures of every mode and turn, and files that are none."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxjax.data import images
+
+
+@pytest.fixture
+def picture():
+    """A non-square picture whose every pixel differs."""
+    h, w = 20, 30
+    red, green = np.meshgrid(np.linspace(0, 250, w), np.linspace(0, 250, h))
+    return np.stack([red, green, np.full((h, w), 90)], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tiff", "jpg"])
+def test_formats(tmp_path, picture, suffix):
+    path = tmp_path / f"a.{suffix}"
+    options = {"webp": {"lossless": True}, "jpg": {"quality": 95, "subsampling": 0}}
+    Image.fromarray(picture).save(path, **options.get(suffix, {}))
+    image = images.read_image(path)
+    assert image.dtype == np.float32
+    np.testing.assert_allclose(image, picture / 255, atol=0.03 if suffix == "jpg" else 1e-6)
+
+
+def test_alpha_shows_white(tmp_path, picture):
+    alpha = np.full(picture.shape[:2], 255, np.uint8)
+    alpha[:10] = 0
+    alpha[10:12] = 128
+    Image.fromarray(np.dstack([picture, alpha]), "RGBA").save(tmp_path / "a.png")
+    image = images.read_image(tmp_path / "a.png")
+    np.testing.assert_allclose(image[:10], np.ones_like(image[:10]))
+    half = picture[10:12] / 255 * (128 / 255) + (1 - 128 / 255)
+    np.testing.assert_allclose(image[10:12], half, atol=0.01)
+    np.testing.assert_allclose(image[12:], picture[12:] / 255, atol=1e-6)
+
+
+def test_palette_with_transparency(tmp_path):
+    pixels = Image.fromarray(np.tile(np.array([[0, 1]], np.uint8), (4, 3)), "P")
+    pixels.putpalette([255, 0, 0, 0, 0, 255])
+    pixels.save(tmp_path / "a.png", transparency=0)
+    image = images.read_image(tmp_path / "a.png")
+    np.testing.assert_allclose(image[0, 0], [1, 1, 1])
+    np.testing.assert_allclose(image[0, 1], [0, 0, 1])
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "CMYK", "YCbCr"])
+def test_other_modes_become_rgb(tmp_path, picture, mode):
+    path = tmp_path / ("a.tiff" if mode in ("CMYK", "YCbCr") else "a.png")
+    Image.fromarray(picture).convert(mode).save(path)
+    image = images.read_image(path)
+    assert image.shape == (20, 30, 3)
+    if mode in ("L", "LA"):
+        grey = picture @ [0.299, 0.587, 0.114] / 255
+        np.testing.assert_allclose(image[..., 0], grey, atol=0.005)
+        np.testing.assert_array_equal(image[..., 0], image[..., 2])
+
+
+def test_sixteen_bits_keep_their_precision(tmp_path):
+    ramp = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    image = images.read_image(tmp_path / "a.png")
+    np.testing.assert_allclose(image[..., 1], ramp / 65535, atol=1e-6)
+    assert len(np.unique(image)) == 600
+
+
+def test_exif_turn_is_applied(tmp_path, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by 90 degrees, to be shown clockwise
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    image = images.read_image(tmp_path / "a.png")
+    np.testing.assert_allclose(image, np.rot90(picture, -1) / 255, atol=1e-6)
+
+
+def test_crop(tmp_path, picture):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    image = images.read_image(tmp_path / "a.png", crop=(3, 5, 13, 9))
+    np.testing.assert_allclose(image, picture[5:9, 3:13] / 255, atol=1e-6)
+    with pytest.raises(ValueError, match=r"right 31.*does not lie inside.*30 x 20 pixels"):
+        images.read_image(tmp_path / "a.png", crop=(0, 0, 31, 20))
+
+
+def test_files_that_are_no_pictures(tmp_path, picture):
+    with pytest.raises(FileNotFoundError, match=r"there is no picture .*missing\.png"):
+        images.read_image(tmp_path / "missing.png")
+    with pytest.raises(ValueError, match="is a folder"):
+        images.read_image(tmp_path)
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(ValueError, match=r"text\.png is not a picture"):
+        images.read_image(tmp_path / "text.png")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cannot read the picture .*cut\.png"):
+        images.read_image(tmp_path / "cut.png")
+
+
+def test_resize_keeps_proportions_and_does_not_alias(picture):
+    image = (picture / 255).astype(np.float32)
+    assert images.resize(image, longest_side=15).shape == (10, 15, 3)
+    assert images.resize(image, longest_side=60).shape == (40, 60, 3)
+    assert images.resize(image, longest_side=30) is image
+    checks = (np.indices((64, 64)).sum(axis=0) % 2)[..., None].repeat(3, -1).astype(np.float32)
+    small = images.resize(checks, longest_side=16)
+    np.testing.assert_allclose(small[2:-2, 2:-2], 0.5, atol=0.01)
+
+
+def test_written_images_read_back_and_replace_the_old(tmp_path, picture):
+    path = tmp_path / "a.png"
+    path.write_text("old")
+    images.write_image(path, (picture / 255).astype(np.float32) * 2 - 0.2)
+    expected = np.clip(picture / 255 * 2 - 0.2, 0, 1)
+    np.testing.assert_allclose(images.read_image(path), expected, atol=0.003)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_strip_sets_images_of_different_heights_side_by_side(picture):
+    image = (picture / 255).astype(np.float32)
+    joined = images.strip([image, image[:10, :8]], gap=2)
+    assert joined.shape == (20, 30 + 2 + 8, 3)
+    np.testing.assert_array_equal(joined[:, :30], image)
+    np.testing.assert_array_equal(joined[5:15, 32:], image[:10, :8])
+    np.testing.assert_array_equal(joined[:, 30:32], np.ones((20, 2, 3)))
