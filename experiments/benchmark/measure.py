@@ -1,0 +1,153 @@
+"""Time and memory of the Contextual Loss against the floor: the products it cannot avoid."""
+
+import functools
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+
+import cxjax
+from cxjax.distances import product
+from cxjax.losses import Implementation
+from experiments.benchmark.config import Config
+from experiments.cli import to_json
+
+FLOOR_BLOCKS = (128, 256, 512)
+
+
+def floor(block_size: int, *, targets_too: bool) -> Callable[[jax.Array, jax.Array], Any]:
+    """Two products of blocks with one exp between them; twice, if the targets are differentiated.
+
+    That much every gradient costs that neither holds the similarities nor approximates them.
+    """
+
+    def run(x: jax.Array, y: jax.Array) -> Any:
+        starts = jnp.arange(0, x.shape[0] - block_size + 1, block_size)
+
+        def for_sources(gradient, start):
+            block = jax.lax.dynamic_slice_in_dim(x, start, block_size)
+            rows = product(jnp.exp(product(block, y)), y.T)
+            return jax.lax.dynamic_update_slice_in_dim(gradient, rows, start, 0), None
+
+        def for_targets(gradient, start):
+            block = jax.lax.dynamic_slice_in_dim(x, start, block_size)
+            return gradient + product(jnp.exp(product(block, y)).T, block.T), None
+
+        gradients = [jax.lax.scan(for_sources, jnp.zeros_like(x), starts)[0]]
+        if targets_too:
+            gradients.append(jax.lax.scan(for_targets, jnp.zeros_like(y), starts)[0])
+        return gradients
+
+    return run
+
+
+def cases(config: Config, n: int) -> dict[str, Callable[[jax.Array, jax.Array], Any]]:
+    """Name to function of the two sets. A floor is named by what it is the floor of."""
+    found = {}
+    for block in FLOOR_BLOCKS:
+        if n % block == 0:
+            found[f"floor x, block {block}"] = floor(block, targets_too=False)
+            found[f"floor x and y, block {block}"] = floor(block, targets_too=True)
+    for implementation in get_args(Implementation):
+        if implementation == "reference" and n > config.dense_up_to:
+            continue
+        loss = functools.partial(
+            cxjax.contextual_loss, implementation=implementation, block_size=config.block_size
+        )
+        found[f"{implementation} value"] = loss
+        found[f"{implementation} x"] = jax.value_and_grad(loss, 0)
+        found[f"{implementation} x and y"] = jax.value_and_grad(loss, (0, 1))
+    return found
+
+
+def measure(config: Config, n: int) -> list[dict[str, Any]]:
+    """Median seconds and XLA temporaries of every case at one size, interleaved in rounds."""
+    key_x, key_y = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(key_x, (n, config.channels))
+    y = jax.random.normal(key_y, (n, config.channels))
+    compiled = {name: jax.jit(f).lower(x, y).compile() for name, f in cases(config, n).items()}
+    seconds: dict[str, list[float]] = {name: [] for name in compiled}
+    for round_ in range(config.repeats + 1):
+        for name, run in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run(x, y))
+            if round_ > 0:
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    rows = []
+    for name, run in compiled.items():
+        what = name.split(" ", 1)[1].split(",")[0]
+        floors = [s for other, s in medians.items() if other.startswith(f"floor {what}, ")]
+        rows.append(
+            {
+                "n": n,
+                "case": name,
+                "seconds": medians[name],
+                "times_floor": medians[name] / min(floors) if floors else None,
+                "temporary_megabytes": run.memory_analysis().temp_size_in_bytes / 1e6,
+            }
+        )
+    return rows
+
+
+def environment() -> dict[str, Any]:
+    """Hardware and versions, for the table's head."""
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def table(config: Config, rows: list[dict[str, Any]]) -> str:
+    """The measurements as Markdown."""
+    about = ", ".join(f"{key} {value}" for key, value in environment().items())
+    lines = [
+        f"n = m points of {config.channels} channels, float32, bandwidth 0.5, cosine distance; "
+        f"median of {config.repeats} rounds in which every case runs once. {about}.",
+        "",
+        "| n | case | seconds | times floor | XLA temporaries, MB |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ratio = "" if row["times_floor"] is None else f"{row['times_floor']:.2f}"
+        lines.append(
+            f"| {row['n']:,} | {row['case']} | {row['seconds']:.3f} | {ratio} "
+            f"| {row['temporary_megabytes']:,.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """Measures every size, smallest first; after each, what there is stands on disk."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for n in sorted(config.sizes):
+        print(f"n = m = {n:,} ...", flush=True)
+        rows += measure(config, n)
+        found = {"config": to_json(config), "environment": environment(), "rows": rows}
+        (config.out / "benchmark.json").write_text(json.dumps(found, indent=1))
+        (config.out / "benchmark.md").write_text(table(config, rows))
+    print(table(config, rows), end="")
+    return rows

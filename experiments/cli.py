@@ -1,0 +1,51 @@
+"""The command line that every experiment has: a frozen dataclass, named variants, plain errors."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+
+def main(
+    run: Callable[[Any], object],
+    variants: Mapping[str, Any],
+    *,
+    module: str,
+    description: str,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Runs an experiment with the options of the command line; returns the exit status.
+
+    `--variant NAME` chooses the configuration whose fields the other options replace; the first of
+    `variants` is the default. What a user can get wrong ends in one line on standard error.
+    """
+    names = list(variants)
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--variant", choices=names, default=names[0])
+    chosen, rest = parser.parse_known_args(arguments)
+    config = variants[chosen.variant]
+    try:
+        run(
+            tyro.cli(
+                type(config),
+                default=config,
+                args=rest,
+                prog=f"python -m {module}",
+                description=f"{description}\n\n--variant {{{','.join(names)}}} chooses what the "
+                f"options below start from (now {chosen.variant}).",
+            )
+        )
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A configuration as JSON can hold it."""
+    fields = dataclasses.asdict(config)
+    return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}

@@ -1,0 +1,36 @@
+"""The benchmark runs, and measures what it says."""
+
+import json
+
+import jax
+import numpy as np
+
+from experiments.benchmark import measure
+from experiments.benchmark.config import VARIANTS, Config
+
+
+def test_smoke_writes_a_table_with_every_case(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = measure.run(VARIANTS["smoke"])
+    found = json.loads((tmp_path / "out/benchmark/benchmark.json").read_text())
+    assert found["rows"] == rows
+    cases = {row["case"] for row in rows}
+    assert {"floor x, block 128", "blockwise x", "reference x and y", "blockwise value"} <= cases
+    text = (tmp_path / "out/benchmark/benchmark.md").read_text()
+    assert all(f"| {case} |" in text for case in cases)
+    dense = {row["case"]: row["temporary_megabytes"] for row in rows}
+    assert dense["reference x"] > 256 * 256 * 4 / 1e6  # the memory measure sees the matrix
+
+
+def test_the_floor_does_the_products_it_claims(key):
+    x = jax.random.normal(key, (256, 8)) / 3
+    y = jax.random.normal(jax.random.fold_in(key, 1), (256, 8)) / 3
+    e = np.exp(np.asarray(x) @ np.asarray(y).T)
+    of_x, of_y = measure.floor(128, targets_too=True)(x, y)
+    np.testing.assert_allclose(of_x, e @ np.asarray(y), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(of_y, e.T @ np.asarray(x), rtol=1e-4, atol=1e-4)
+
+
+def test_dense_is_left_out_where_it_would_not_fit():
+    names = measure.cases(Config(dense_up_to=100), 256)
+    assert not any(name.startswith("reference") for name in names)
