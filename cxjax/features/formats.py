@@ -77,7 +77,7 @@ def read_weights(
     return weights, kind.statistics
 
 
-def torchvision_keys(network: Network, _: Collection[str] = ()) -> dict[str, tuple[str, str]]:
+def torchvision_keys(network: Network) -> dict[str, tuple[str, str]]:
     """Keys of the convolutions in torchvision's and timm's files: places in a `Sequential`.
 
     Args:
@@ -153,7 +153,7 @@ def _read(path: Path, entries: Mapping[str, Entry], key: str, shape: tuple[int, 
 
 _TORCH = Format(
     open=open_torch,
-    keys=torchvision_keys,
+    keys=lambda network, _: torchvision_keys(network),
     kernel_axes="oihw",
     statistics=TORCHVISION_STATISTICS,
 )

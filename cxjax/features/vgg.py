@@ -154,7 +154,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array | np.ndarray, "*b h w 3"], layers: Sequence[str] | None = None
+        self, images: Float[Array | np.ndarray, "*b h w 3"], *, layers: Sequence[str] | None = None
     ) -> dict[str, Float[Array, "..."]]:
         """Computes the features of the named layers, and nothing deeper than the deepest.
 

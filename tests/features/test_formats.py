@@ -93,6 +93,16 @@ def test_porter_matches_numpy(tmp_path, vgg19_weights, image, expected, porter):
             assert np.abs(other - want).max() > 1e-2 * np.abs(want).max()
 
 
+@pytest.mark.parametrize(("porter", "place"), [("mat", 0), ("mat, older", 2)])
+def test_the_written_mat_files_are_like_the_published_two(tmp_path, vgg19_weights, porter, place):
+    path = tmp_path / "weights.mat"
+    PORTERS[porter][1](path, "vgg19", vgg19_weights)
+    layers = scipy.io.loadmat(path)["layers"]
+    kernel, bias = vgg19_weights[1]
+    np.testing.assert_array_equal(layers[0][2][0][0][place][0][0], kernel)
+    np.testing.assert_array_equal(layers[0][2][0][0][place][0][1].ravel(), bias)
+
+
 @pytest.mark.parametrize("porter", ["safetensors", "keras 2", "mat"])
 def test_vgg16_is_ported_too(tmp_path, vgg16_weights, porter):
     ending, write, _ = PORTERS[porter]

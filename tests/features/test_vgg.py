@@ -162,7 +162,9 @@ def test_l2_pooling_has_a_finite_gradient_where_all_is_zero(shallow):
     def loss(x):
         return model.apply({"params": params}, x, layers=("pool1",))["pool1"].sum()
 
-    value, gradient = jax.value_and_grad(loss)(jnp.full((4, 4, 3), 0.5))
+    # The ReLU before would hide a NaN in the result, but not from somebody who looks for NaNs.
+    with jax.debug_nans(True):
+        value, gradient = jax.value_and_grad(loss)(jnp.full((4, 4, 3), 0.5))
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
 
@@ -183,6 +185,16 @@ def test_half_images_are_computed_in_the_parameters_float32(shallow, image, dtyp
     exact = VGG(network="vgg16").apply(shallow, image, layers=("conv2_1",))["conv2_1"]
     assert features["conv2_1"].dtype == jnp.float32
     np.testing.assert_allclose(features["conv2_1"], exact, rtol=0, atol=0.02 * exact.max())
+
+
+def test_half_images_are_centred_in_float32(shallow, image):
+    """In bfloat16 255 x - 124 would be right to 0.5; here it is right to 1 % of a small range."""
+    model = VGG(network="vgg16", statistics=MATCONVNET_STATISTICS)
+    mean = np.float32([0.485, 0.458, 0.408])
+    half = jnp.asarray(mean + 0.02 * (image - image.mean((0, 1))), jnp.bfloat16)
+    features = model.apply(shallow, half, layers=("conv1_1_pre",))["conv1_1_pre"]
+    exact = model.apply(shallow, half.astype(jnp.float32), layers=("conv1_1_pre",))["conv1_1_pre"]
+    np.testing.assert_allclose(features, exact, rtol=0, atol=0.01 * np.abs(exact).max())
 
 
 def test_float64_images_stay_float64(shallow, image):
