@@ -1,5 +1,6 @@
 """Losses for images that are not aligned: the Contextual Loss and its family, in JAX."""
 
+from cxjax.features.weights import load_vgg as load_vgg
 from cxjax.losses import contextual_loss as contextual_loss
 from cxjax.losses import contextual_matches as contextual_matches
 from cxjax.losses import contextual_similarity as contextual_similarity

@@ -130,9 +130,11 @@ def pairwise(
     Returns:
       The distances, `(n, m)`.
     """
-    if distance in ("cosine", "l2"):
+    if callable(distance):
+        distances = distance(x, y)
+    elif distance == "l1":
+        distances = l1(x, y)
+    else:
         offset, left, right = factor(x, y, distance=distance)
         distances = offset[:, None] + product(left, right)
-    else:
-        distances = (l1 if distance == "l1" else distance)(x, y)
     return jnp.where(distances <= 0, 0, distances)  # a NaN stays a NaN

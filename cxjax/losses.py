@@ -347,7 +347,7 @@ def _log_similarity(x, y, distance, bandwidth, epsilon, implementation, block_si
     return jnp.log(jnp.exp(log_best - top).mean()) + top
 
 
-def _log_best(x, y, distance, bandwidth, epsilon, implementation, block_size):
+def _log_best(x, y, distance: Distance, bandwidth, epsilon, implementation, block_size):
     _check_option("implementation", implementation, Implementation)
     if not callable(distance):
         _check_option("distance", distance, DistanceName, " or a function")

@@ -39,7 +39,7 @@ def main(
                 f"options below start from (now {chosen.variant}).",
             )
         )
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

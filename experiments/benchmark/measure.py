@@ -91,10 +91,18 @@ def measure(config: Config, n: int) -> list[dict[str, Any]]:
                 "case": name,
                 "seconds": medians[name],
                 "times_floor": medians[name] / min(floors) if floors else None,
-                "temporary_megabytes": run.memory_analysis().temp_size_in_bytes / 1e6,
+                "temporary_megabytes": _temporary_bytes(run) / 1e6,
             }
         )
     return rows
+
+
+def _temporary_bytes(compiled: jax.stages.Compiled) -> int:
+    # Not `peak_memory_in_bytes`, which leaves the temporaries out on CPU.
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        raise ValueError(f"{jax.default_backend()} does not report the memory of its programs")
+    return analysis.temp_size_in_bytes
 
 
 def environment() -> dict[str, Any]:

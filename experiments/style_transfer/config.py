@@ -1,0 +1,126 @@
+"""Settings of the style transfer, and its named variants."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from cxjax.features.vgg import Network, Padding, Pooling
+
+Loss = Literal["contextual", "gram", "perceptual"]
+Layers = Literal["concatenated", "summed"]
+Direction = Literal["paper", "reverse", "symmetric"]
+Initial = Literal["content", "noise"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    content: Annotated[Path | None, tyro.conf.Positional] = None
+    """Picture whose things are kept; without it scikit-image's astronaut."""
+    target: Annotated[Path | None, tyro.conf.Positional] = None
+    """Picture whose manner is taken on; without it matplotlib's Grace Hopper."""
+    out: Path | None = None
+    """Folder for the results, new or empty; without it a new one under out/style_transfer/."""
+    size: int = 256
+    """Longest side of the result, and of the target as it is seen, in pixels."""
+
+    network: Network = "vgg16"
+    """Feature network; vgg19 needs a download or --weights."""
+    weights: Path | None = None
+    """File of weights for it: .safetensors, .pth, .mat, .h5 or .ckpt."""
+    pooling: Pooling = "average"
+    """Pooling of the network; the authors' is the average."""
+    padding: Padding = "edge"
+    """What the network sees around the image; zeros leave a frame in the result."""
+
+    loss: Loss = "contextual"
+    """The Contextual Loss, or a baseline: Gram (Gatys et al.) or perceptual (aligned features)."""
+    style_layers: tuple[str, ...] = ("conv2_1", "conv3_1", "conv4_1")
+    """Layers compared with the target's."""
+    content_layers: tuple[str, ...] = ("conv4_2",)
+    """Layers compared with the content's."""
+    layers: Layers = "concatenated"
+    """Style layers resized to one grid, divided by their channels and compared once (the authors'
+    recipe), or compared each on its own and summed (the paper). Contextual Loss only."""
+    grid: str = "conv3_1"
+    """Style layer whose grid the concatenated ones are resized to; a finer one costs more."""
+    style_bandwidth: float = 0.1
+    """h of the Contextual Loss to the target."""
+    content_bandwidth: float = 0.1
+    """h of the Contextual Loss to the content."""
+    direction: Direction = "paper"
+    """Of the loss to the target; symmetric also asks that every part of the result resemble some
+    part of the target, at twice the cost."""
+    content_weight: float = 1.0
+    """Weight of the loss to the content; that to the target has 1."""
+    tv_weight: float = 6.0
+    """Weight of the total variation of the three colours."""
+    chroma_tv_weight: float = 24.0
+    """Weight of the total variation of each colour less the grey: of coloured specks."""
+    range_weight: float = 100.0
+    """Weight of the mean squared excess over [0, 1]."""
+
+    initial: Initial = "content"
+    """Where to start."""
+    pyramid_levels: int = 6
+    """Levels of the Laplacian pyramid that is optimised; 1 optimises the pixels themselves."""
+    scales: tuple[float, ...] = (0.5, 1.0)
+    """Sizes optimised one after the other, as shares of --size; the last is 1."""
+    steps: tuple[int, ...] = (80, 70)
+    """Steps at each of them."""
+    learning_rate: float = 0.02
+    """Root mean square change per step of each level of the pyramid; falls to a tenth by a cosine
+    at each scale."""
+    seed: int = 0
+    """Of the noise that --initial noise starts from."""
+    save_every: int = 25
+    """Steps between intermediate pictures."""
+
+    def __post_init__(self) -> None:
+        positive = ("style_bandwidth", "content_bandwidth", "learning_rate")
+        for name in (*positive, "content_weight", "tv_weight", "chroma_tv_weight", "range_weight"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0 or (value == 0 and name in positive):
+                bound = "positive" if name in positive else "at least 0"
+                raise ValueError(f"--{name.replace('_', '-')} must be {bound}; got {value}")
+        for name in ("size", "pyramid_levels", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}"
+                )
+        if len(self.scales) != len(self.steps) or not self.scales:
+            raise ValueError(
+                "--scales and --steps need one number per scale each; "
+                f"got scales {self.scales} and steps {self.steps}"
+            )
+        if self.scales[-1] != 1 or min(self.scales) <= 0 or max(self.scales) > 1:
+            raise ValueError(f"--scales must lie in (0, 1] and end in 1; got {self.scales}")
+        if min(self.steps) < 1:
+            raise ValueError(f"--steps must be at least 1 each; got {self.steps}")
+        if not self.style_layers:
+            raise ValueError("--style-layers needs at least one layer")
+        concatenated = self.loss == "contextual" and self.layers == "concatenated"
+        if concatenated and self.grid not in self.style_layers:
+            raise ValueError(
+                f"--grid must be one of the style layers {self.style_layers}; got {self.grid!r}"
+            )
+
+
+VARIANTS = {
+    "default": Config(),
+    "paper": Config(
+        # The authors' recipe (contextualLoss issue 2); what they did not state, the defaults fill.
+        network="vgg19",
+        initial="noise",
+        pyramid_levels=1,
+        grid="conv2_1",
+        content_weight=0.5,
+        tv_weight=1e-4,
+        chroma_tv_weight=0.0,
+        scales=(1.0,),
+        steps=(300,),
+    ),
+    "smoke": Config(size=48, scales=(0.67, 1.0), steps=(2, 3), save_every=2),
+}

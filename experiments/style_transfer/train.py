@@ -1,0 +1,226 @@
+"""Semantic style transfer: an image optimised, coarse to fine, to take on a target's manner."""
+
+import functools
+import importlib.resources
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import cxjax
+from cxjax.data import images
+from cxjax.features.vgg import VGG
+from experiments.cli import to_json
+from experiments.style_transfer import pyramid
+from experiments.style_transfer.config import Config
+from experiments.style_transfer.objective import features_of, make_objective
+
+# The built-in pair, both in the public domain: package, file, head and shoulders.
+ASTRONAUT = ("skimage", "data/astronaut.png", (85, 0, 365, 280))
+GRACE_HOPPER = ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", (70, 0, 450, 380))
+
+
+class Stage(NamedTuple):
+    """One scale."""
+
+    steps: int
+    content: images.Picture
+    target: images.Picture
+
+
+class State(NamedTuple):
+    """What a step changes."""
+
+    pieces: list[jax.Array]  # the image's pyramid
+    optimizer: optax.OptState
+    best_loss: jax.Array
+    best: jax.Array  # the image that had it
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Runs style transfer, writes its pictures and figures, and returns the figures."""
+    began = time.perf_counter()
+    content, target = load_pair(config)
+    model, params = cxjax.load_vgg(
+        config.network, path=config.weights, pooling=config.pooling, padding=config.padding
+    )
+    stages = [_stage(config, content, target, i) for i in range(len(config.scales))]
+    for stage in stages:  # an unknown layer or too small a picture is found out here
+        for image in (stage.content, stage.target):
+            jax.eval_shape(functools.partial(features_of, config, model), params, image)
+
+    out = make_folder(config)
+    (out / "config.json").write_text(json.dumps(to_json(config), indent=1) + "\n")
+    print(f"results in {out}")
+    initial = _initial(config, stages[0].content)
+    image, metrics, interrupted = np.asarray(initial), {"step": 0}, False
+    with (out / "metrics.jsonl").open("w") as log:
+        try:
+            for image, metrics in optimize(config, model, params, stages, initial):
+                log.write(json.dumps(metrics) + "\n")
+                if metrics["step"] % config.save_every == 0:
+                    images.write_image(out / f"step{metrics['step']:05d}.png", image)
+        except KeyboardInterrupt:
+            interrupted = True
+            print(f"interrupted after step {metrics['step']}: keeping the best picture so far")
+
+    image = np.clip(image, 0, 1)
+    shown = [stages[-1].content, images.resize(target, longest_side=config.size), image]
+    images.write_image(out / "result.png", image)
+    images.write_image(out / "strip.png", images.strip(shown))
+    results = {
+        "last_step": metrics,
+        "total_variation": {
+            name: float(cxjax.total_variation(picture))
+            for name, picture in zip(("content", "target", "result"), shown, strict=True)
+        },
+        "interrupted": interrupted,
+        "seconds_in_all": time.perf_counter() - began,
+        "device": jax.devices()[0].device_kind,
+    }
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(summary(results))
+    return results
+
+
+def load_pair(config: Config) -> tuple[images.Picture, images.Picture]:
+    """The content and the target; what is not given comes with an installed package."""
+
+    def load(path: Path | None, built_in: tuple[str, str, tuple[int, int, int, int]]):
+        if path is not None:
+            return images.read_image(path)
+        package, file, crop = built_in
+        with importlib.resources.as_file(importlib.resources.files(package) / file) as found:
+            return images.read_image(found, crop=crop)
+
+    return load(config.content, ASTRONAUT), load(config.target, GRACE_HOPPER)
+
+
+def _stage(config: Config, content: images.Picture, target: images.Picture, i: int) -> Stage:
+    side = max(1, round(config.size * config.scales[i]))
+    content = images.resize(content, longest_side=side)
+    if config.loss == "perceptual":  # which compares the same place in both
+        target = np.clip(np.asarray(jax.image.resize(target, content.shape, "lanczos3")), 0, 1)
+    else:
+        target = images.resize(target, longest_side=side)
+    return Stage(config.steps[i], content, target)
+
+
+def _initial(config: Config, content: images.Picture) -> jax.Array:
+    if config.initial == "content":
+        return jnp.asarray(content)
+    return 0.5 + 0.1 * jax.random.normal(jax.random.key(config.seed), content.shape)
+
+
+def make_folder(config: Config) -> Path:
+    """A new folder for the results: never one that holds something already."""
+    if config.out is not None:
+        if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+            raise ValueError(f"--out {config.out} exists and is not an empty folder; name another")
+        config.out.mkdir(parents=True, exist_ok=True)
+        return config.out
+    content = config.content.stem if config.content else "astronaut"
+    target = config.target.stem if config.target else "grace_hopper"
+    for number in itertools.count(1):
+        name = f"{content}-{target}-{config.loss}" + (f"-{number}" if number > 1 else "")
+        folder = Path("out/style_transfer") / name
+        if not folder.exists():
+            break
+    folder.mkdir(parents=True)
+    return folder
+
+
+def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+    """NovoGrad, made to move every level of the pyramid by the learning rate, root mean square.
+
+    It divides each level's gradient by one number. Adam divides each pixel's by its own, and so
+    turns what the features hardly see into noise.
+    """
+    momentum = 0.9
+    return optax.chain(
+        optax.scale_by_novograd(b1=momentum, b2=0.9),
+        optax.stateless_with_tree_map(lambda u, _: (1 - momentum) * math.sqrt(jnp.size(u)) * u),
+        optax.scale_by_learning_rate(optax.cosine_decay_schedule(config.learning_rate, steps, 0.1)),
+    )
+
+
+def make_step(
+    config: Config, model: VGG, optimizer: optax.GradientTransformation
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """A pure step `(state, parameters, features of target, of content) -> (state, metrics)`."""
+    objective = make_objective(config, model)
+
+    def loss_fn(pieces, *references):
+        image = pyramid.merge(pieces)
+        loss, metrics = objective(image, *references)
+        return loss, (image, metrics)
+
+    def step(state, *references):
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (image, metrics)), grads = gradient(state.pieces, *references)
+        updates, opt_state = optimizer.update(grads, state.optimizer, state.pieces)
+        better = loss < state.best_loss
+        state = State(
+            cast(list[jax.Array], optax.apply_updates(state.pieces, updates)),
+            opt_state,
+            jnp.where(better, loss, state.best_loss),
+            jnp.where(better, image, state.best),
+        )
+        return state, metrics
+
+    return step
+
+
+def optimize(
+    config: Config, model: VGG, params: Any, stages: Sequence[Stage], image: jax.Array
+) -> Iterator[tuple[np.ndarray, dict[str, float]]]:
+    """Goes through the stages; after every step yields the stage's best image and the metrics."""
+    with tqdm(total=sum(stage.steps for stage in stages), unit="step", dynamic_ncols=True) as bar:
+        for number, stage in enumerate(stages):
+            image = jnp.clip(jax.image.resize(image, stage.content.shape, "cubic"), 0, 1)
+            optimizer = make_optimizer(config, stage.steps)
+            pieces = pyramid.split(image, config.pyramid_levels)
+            state = State(pieces, optimizer.init(pieces), jnp.asarray(jnp.inf), image)
+            features = jax.jit(functools.partial(features_of, config, model))
+            references = (params, features(params, stage.target), features(params, stage.content))
+            step = jax.jit(make_step(config, model, optimizer), donate_argnums=0)
+            bar.set_description(f"{image.shape[1]} x {image.shape[0]} px, compiling")
+            compiled = step.lower(state, *references).compile()
+            bar.set_description(f"{image.shape[1]} x {image.shape[0]} px")
+            began = time.perf_counter()
+            for _ in range(stage.steps):
+                state, terms = compiled(state, *references)
+                metrics = {name: float(value) for name, value in terms.items()}
+                if not math.isfinite(metrics["loss"]):
+                    raise FloatingPointError(
+                        f"the loss became {metrics['loss']} at step {bar.n + 1}: {metrics}. "
+                        "Try a smaller --learning-rate; the pictures saved so far stand"
+                    )
+                bar.update()
+                bar.set_postfix({k: f"{metrics[k]:.3f}" for k in ("loss", "style", "content")})
+                seconds = time.perf_counter() - began
+                yield (
+                    np.asarray(state.best),
+                    {"step": bar.n, "stage": number, **metrics, "seconds": seconds},
+                )
+            image = state.best
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The figures, in two lines."""
+    variation = results["total_variation"]
+    last = results["last_step"]
+    return (
+        f"loss {last.get('loss', math.nan):.3f} (style {last.get('style', math.nan):.3f}, content "
+        f"{last.get('content', math.nan):.3f}) in {results['seconds_in_all']:.0f} s\n"
+        "total variation: " + ", ".join(f"{name} {value:.4f}" for name, value in variation.items())
+    )
