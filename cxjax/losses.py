@@ -8,7 +8,7 @@ the gradient comes back in the input's dtype.
 
 import math
 import numbers
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cxjax.distances import Distance, DistanceName, absolute
+from cxjax.options import check_option
 from cxjax.similarity import blockwise, reference
 
 AnyArray = Array | np.ndarray
@@ -121,7 +122,7 @@ def contextual_loss(
     References:
       Mechrez et al., ECCV 2018, section 3; see `contextual_similarity`.
     """
-    _check_option("direction", direction, Direction)
+    check_option("direction", direction, Direction)
     options = (distance, bandwidth, epsilon, implementation, block_size)
     if direction == "paper":
         return -_log_similarity(x, y, *options)
@@ -289,7 +290,7 @@ def gram_loss(
     References:
       Gatys et al., CVPR 2016; the formula as in Mechrez et al., ECCV 2018.
     """
-    _check_option("reduction", reduction, Reduction)
+    check_option("reduction", reduction, Reduction)
     x, y = _as_arrays(x, y)
     _check_floating(x, y)
     if min(x.ndim, y.ndim) < 2 or 0 in (x.size, y.size) or x.shape[-1] != y.shape[-1]:
@@ -348,9 +349,9 @@ def _log_similarity(x, y, distance, bandwidth, epsilon, implementation, block_si
 
 
 def _log_best(x, y, distance: Distance, bandwidth, epsilon, implementation, block_size):
-    _check_option("implementation", implementation, Implementation)
+    check_option("implementation", implementation, Implementation)
     if not callable(distance):
-        _check_option("distance", distance, DistanceName, " or a function")
+        check_option("distance", distance, DistanceName, more=" or a function")
     bandwidth = _positive("bandwidth", bandwidth)
     epsilon = _positive("epsilon", epsilon)
     x, y = _as_arrays(x, y)
@@ -408,12 +409,6 @@ def _check_points(x: Array, y: Array) -> None:
     _check_floating(x, y)
 
 
-def _check_option(name: str, value: Any, known: Any, more: str = "") -> None:
-    if value not in get_args(known):
-        names = ", ".join(repr(option) for option in get_args(known))
-        raise ValueError(f"unknown {name} {value!r}; it is one of {names}{more}")
-
-
 def _positive(name: str, value: Any) -> float:
     if isinstance(value, jax.Array):
         raise TypeError(
@@ -427,7 +422,7 @@ def _positive(name: str, value: Any) -> float:
 
 
 def _difference(x: Any, y: Any, reduction: Reduction) -> Array:
-    _check_option("reduction", reduction, Reduction)
+    check_option("reduction", reduction, Reduction)
     x, y = _as_arrays(x, y)
     if x.shape != y.shape or x.size == 0:
         raise ValueError(

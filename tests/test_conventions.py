@@ -14,10 +14,11 @@ ROOT = Path(cxjax.__file__).parents[1]
 
 # Part -> parts of the project it may import. Siblings never import each other.
 MAY_IMPORT = {
+    "cxjax.options": set(),
     "cxjax.distances": set(),
     "cxjax.similarity": {"cxjax.distances"},
-    "cxjax.losses": {"cxjax.distances", "cxjax.similarity"},
-    "cxjax.features": set(),
+    "cxjax.losses": {"cxjax.distances", "cxjax.options", "cxjax.similarity"},
+    "cxjax.features": {"cxjax.options"},
     "cxjax.data": set(),
     "cxjax": {"cxjax.losses", "cxjax.features"},
     "experiments": {"cxjax", "cxjax.distances", "cxjax.losses", "cxjax.features", "cxjax.data"},

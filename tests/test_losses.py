@@ -282,15 +282,26 @@ def _rounded_product(bits):
     return product
 
 
+def _unclamped_loss(x, y, product):
+    """The equations without a clamp at 0, as most public code has them."""
+    x, y = (a - y.mean(axis=0, keepdims=True) for a in (x, y))
+    x, y = (a / jnp.linalg.norm(a, axis=1, keepdims=True) for a in (x, y))
+    d = 1 - product(x, y)
+    w = jnp.exp((1 - d / (d.min(axis=1, keepdims=True) + 1e-5)) / 0.5)
+    return -jnp.log((w / w.sum(axis=1, keepdims=True)).max(axis=0).mean())
+
+
 @pytest.mark.parametrize("bits", [10, 7])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_rounded_products_neither_break_nor_mislead(key, monkeypatch, implementation, bits):
     # The library asks for full precision. Should a device give less, exact matches must survive.
-    monkeypatch.setattr(distances, "product", _rounded_product(bits))
-    monkeypatch.setattr(blockwise, "product", _rounded_product(bits))
+    rounded = _rounded_product(bits)
+    monkeypatch.setattr(distances, "product", rounded)
+    monkeypatch.setattr(blockwise, "product", rounded)
     jax.clear_caches()
     y = jax.random.normal(key, (64, 32))
     x = jnp.concatenate([y[:32], jax.random.normal(jax.random.fold_in(key, 1), (32, 32))])
+    assert jnp.isnan(_unclamped_loss(y, y, rounded))  # the rounding is one that breaks
     for x_, expected in ((y, 0.0), (x, -np.log(oracle.similarity(x, y)))):
         f = functools.partial(cxjax.contextual_loss, implementation=implementation)
         value, gradient = jax.jit(jax.value_and_grad(f))(x_, y)

@@ -7,13 +7,15 @@ deals with it.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from cxjax.options import check_option
 
 Network = Literal["vgg16", "vgg19"]
 Pooling = Literal["max", "average", "l2"]
@@ -49,25 +51,6 @@ TORCHVISION_STATISTICS = InputStatistics(
 )
 MATCONVNET_STATISTICS = InputStatistics(scale=255.0, mean=(123.68, 116.779, 103.939))
 KERAS_STATISTICS = dataclasses.replace(MATCONVNET_STATISTICS, channel_order="bgr")
-
-
-def check_option(name: str, value: object, options: object) -> None:
-    """Refuses a value that is none of a `Literal`'s.
-
-    Args:
-      name: Name of the option, for the message.
-      value: Value given.
-      options: A `Literal` type.
-
-    Returns:
-      Nothing.
-
-    Raises:
-      ValueError: If `value` is none of `options`; it names them.
-    """
-    known = get_args(options)
-    if value not in known:
-        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(map(repr, known))}")
 
 
 def convolution_shapes(network: Network) -> dict[str, tuple[int, int, int, int]]:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from cxjax.features.formats import read_weights, torchvision_keys
 from cxjax.features.hub import fetch_tensors
 from cxjax.features.readers import INSTALL, check_sha256
-from cxjax.features.vgg import VGG, Network, Padding, Pooling, check_option
+from cxjax.features.vgg import VGG, Network, Padding, Pooling
+from cxjax.options import check_option
 
 Preset = Literal["torchvision", "matconvnet"]
 

@@ -68,9 +68,9 @@ class Config:
     """Levels of the Laplacian pyramid that is optimised; 1 optimises the pixels themselves."""
     scales: tuple[float, ...] = (0.5, 1.0)
     """Sizes optimised one after the other, as shares of --size; the last is 1."""
-    steps: tuple[int, ...] = (80, 70)
+    steps: tuple[int, ...] = (100, 100)
     """Steps at each of them."""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     """Root mean square change per step of each level of the pyramid; falls to a tenth by a cosine
     at each scale."""
     seed: int = 0
