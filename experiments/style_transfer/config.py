@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 import tyro
 
 from cxjax.features.vgg import Network, Padding, Pooling
+from cxjax.losses import Direction
 
 Loss = Literal["contextual", "gram", "perceptual"]
 Layers = Literal["concatenated", "summed"]
-Direction = Literal["paper", "reverse", "symmetric"]
 Initial = Literal["content", "noise"]
+Optimizer = Literal["novograd", "adam"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,10 @@ class Config:
     """Picture whose things are kept; without it scikit-image's astronaut."""
     target: Annotated[Path | None, tyro.conf.Positional] = None
     """Picture whose manner is taken on; without it matplotlib's Grace Hopper."""
+    content_crop: tuple[int, int, int, int] | None = None
+    """Left, top, right, bottom of the part of the content to use, in pixels."""
+    target_crop: tuple[int, int, int, int] | None = None
+    """The same of the target. Alike framing of the two helps."""
     out: Path | None = None
     """Folder for the results, new or empty; without it a new one under out/style_transfer/."""
     size: int = 256
@@ -37,8 +42,8 @@ class Config:
 
     loss: Loss = "contextual"
     """The Contextual Loss, or a baseline: Gram (Gatys et al.) or perceptual (aligned features)."""
-    style_layers: tuple[str, ...] = ("conv2_1", "conv3_1", "conv4_1")
-    """Layers compared with the target's."""
+    style_layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1")
+    """Layers compared with the target's; shallow ones carry its colours."""
     content_layers: tuple[str, ...] = ("conv4_2",)
     """Layers compared with the content's."""
     layers: Layers = "concatenated"
@@ -55,9 +60,9 @@ class Config:
     part of the target, at twice the cost."""
     content_weight: float = 1.0
     """Weight of the loss to the content; that to the target has 1."""
-    tv_weight: float = 6.0
+    tv_weight: float = 4.0
     """Weight of the total variation of the three colours."""
-    chroma_tv_weight: float = 24.0
+    chroma_tv_weight: float = 16.0
     """Weight of the total variation of each colour less the grey: of coloured specks."""
     range_weight: float = 100.0
     """Weight of the mean squared excess over [0, 1]."""
@@ -70,9 +75,12 @@ class Config:
     """Sizes optimised one after the other, as shares of --size; the last is 1."""
     steps: tuple[int, ...] = (100, 100)
     """Steps at each of them."""
+    optimizer: Optimizer = "novograd"
+    """NovoGrad divides the gradient of each level of the pyramid by one number, Adam that of each
+    pixel by its own, which turns what the features hardly see into noise."""
     learning_rate: float = 0.01
-    """Root mean square change per step of each level of the pyramid; falls to a tenth by a cosine
-    at each scale."""
+    """Change per step, in a picture's range of 0 to 1: with NovoGrad the root mean square of each
+    level, with Adam about that of each pixel. Falls to a tenth by a cosine at each scale."""
     seed: int = 0
     """Of the noise that --initial noise starts from."""
     save_every: int = 25
@@ -111,16 +119,20 @@ class Config:
 VARIANTS = {
     "default": Config(),
     "paper": Config(
-        # The authors' recipe (contextualLoss issue 2); what they did not state, the defaults fill.
+        # The authors' recipe (roimehrez/contextualLoss, issue 2), whose pictures run from 0 to 255.
+        # What they did not state (start, resolution, pooling) is the default or a guess: noise.
         network="vgg19",
-        initial="noise",
-        pyramid_levels=1,
+        style_layers=("conv2_1", "conv3_1", "conv4_1"),
         grid="conv2_1",
         content_weight=0.5,
-        tv_weight=1e-4,
+        tv_weight=1e-4 * 255**2,
         chroma_tv_weight=0.0,
+        initial="noise",
+        pyramid_levels=1,
         scales=(1.0,),
         steps=(300,),
+        optimizer="adam",
+        learning_rate=5 / 255,
     ),
     "smoke": Config(size=48, scales=(0.67, 1.0), steps=(2, 3), save_every=2),
 }

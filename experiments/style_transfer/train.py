@@ -24,6 +24,8 @@ from experiments.style_transfer import pyramid
 from experiments.style_transfer.config import Config
 from experiments.style_transfer.objective import features_of, make_objective
 
+Crop = tuple[int, int, int, int]
+
 # The built-in pair, both in the public domain: package, file, head and shoulders.
 ASTRONAUT = ("skimage", "data/astronaut.png", (85, 0, 365, 280))
 GRACE_HOPPER = ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", (70, 0, 450, 380))
@@ -95,14 +97,17 @@ def run(config: Config) -> dict[str, Any]:
 def load_pair(config: Config) -> tuple[images.Picture, images.Picture]:
     """The content and the target; what is not given comes with an installed package."""
 
-    def load(path: Path | None, built_in: tuple[str, str, tuple[int, int, int, int]]):
+    def load(path: Path | None, crop: Crop | None, built_in: tuple[str, str, Crop]):
         if path is not None:
-            return images.read_image(path)
-        package, file, crop = built_in
+            return images.read_image(path, crop=crop)
+        package, file, own_crop = built_in
         with importlib.resources.as_file(importlib.resources.files(package) / file) as found:
-            return images.read_image(found, crop=crop)
+            return images.read_image(found, crop=crop or own_crop)
 
-    return load(config.content, ASTRONAUT), load(config.target, GRACE_HOPPER)
+    return (
+        load(config.content, config.content_crop, ASTRONAUT),
+        load(config.target, config.target_crop, GRACE_HOPPER),
+    )
 
 
 def _stage(config: Config, content: images.Picture, target: images.Picture, i: int) -> Stage:
@@ -140,16 +145,15 @@ def make_folder(config: Config) -> Path:
 
 
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
-    """NovoGrad, made to move every level of the pyramid by the learning rate, root mean square.
-
-    It divides each level's gradient by one number. Adam divides each pixel's by its own, and so
-    turns what the features hardly see into noise.
-    """
+    """NovoGrad, made to move every level by the learning rate, root mean square; or Adam."""
+    schedule = optax.cosine_decay_schedule(config.learning_rate, steps, 0.1)
+    if config.optimizer == "adam":
+        return optax.adam(schedule)
     momentum = 0.9
     return optax.chain(
         optax.scale_by_novograd(b1=momentum, b2=0.9),
         optax.stateless_with_tree_map(lambda u, _: (1 - momentum) * math.sqrt(jnp.size(u)) * u),
-        optax.scale_by_learning_rate(optax.cosine_decay_schedule(config.learning_rate, steps, 0.1)),
+        optax.scale_by_learning_rate(schedule),
     )
 
 
