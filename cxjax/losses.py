@@ -356,6 +356,8 @@ def _log_best(x, y, distance: Distance, bandwidth, epsilon, implementation, bloc
     epsilon = _positive("epsilon", epsilon)
     x, y = _as_arrays(x, y)
     _check_points(x, y)
+    if callable(distance):
+        _check_distances(jax.eval_shape(distance, x, y), x, y)
     if implementation == "reference":
         return reference.log_best(x, y, distance=distance, bandwidth=bandwidth, epsilon=epsilon)
     if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
@@ -407,6 +409,16 @@ def _check_points(x: Array, y: Array) -> None:
     if 0 in x.shape or 0 in y.shape:
         raise ValueError(f"x and y must each hold at least one point and one channel; {shapes}")
     _check_floating(x, y)
+
+
+def _check_distances(distances: Any, x: Array, y: Array) -> None:
+    expected = (x.shape[0], y.shape[0])
+    shape, dtype = getattr(distances, "shape", None), getattr(distances, "dtype", None)
+    if shape != expected or dtype != x.dtype:
+        raise ValueError(
+            f"the distance function must return {x.dtype} of shape {expected} for x of shape "
+            f"{x.shape} and y of shape {y.shape}; it returned {dtype} of shape {shape}"
+        )
 
 
 def _positive(name: str, value: Any) -> float:

@@ -364,6 +364,23 @@ def test_impossible_options_are_refused(loss, options, message):
 
 
 @pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("distance", "found"),
+    [
+        (lambda x, y: jnp.abs(x - y).sum(axis=1), r"float32 of shape \(3,\)"),
+        (lambda x, y: x @ y.T > 0, r"bool of shape \(3, 3\)"),
+        (lambda x, y: 0.5, r"float32 of shape \(\)"),
+    ],
+)
+def test_a_distance_function_of_another_shape_is_refused(implementation, distance, found):
+    with pytest.raises(ValueError, match=rf"must return float32 of shape \(3, 3\).*{found}"):
+        cxjax.contextual_loss(
+            jnp.ones((3, 4)), jnp.ones((3, 4)), distance=distance, implementation=implementation
+        )
+
+
+@pytest.mark.usefixtures("unchecked_types")
 def test_unknown_direction_is_refused():
     with pytest.raises(ValueError, match="unknown direction 'both'.*'paper', 'reverse'"):
         cxjax.contextual_loss(jnp.ones((3, 4)), jnp.ones((3, 4)), direction="both")

@@ -112,7 +112,8 @@ def _starts(n: int, block_size: int) -> Int[Array, " blocks"]:
     return jnp.minimum(jnp.arange(0, n, block_size), n - block_size)
 
 
-def _rows(array, start, options):
+def _block(array, start, options):
+    """The rows of one block."""
     return jax.lax.dynamic_slice_in_dim(array, start, options.block_size)
 
 
@@ -148,11 +149,9 @@ def _forward(
         column = jax.lax.broadcasted_iota(start.dtype, d.shape, 1)
         argmin = jnp.where(d == minimum, column, d.shape[1] - 1).min(axis=1)
         mean = product(e, y.T) / total if keep_mean else None
-        block = _Rows(minimum[:, 0], argmin, jnp.log(total)[:, 0], mean)
-        rows = jax.tree.map(
-            lambda all_, new: jax.lax.dynamic_update_slice_in_dim(all_, new, start, 0), rows, block
-        )
-        return (columns, rows), None
+        new = _Rows(minimum[:, 0], argmin, jnp.log(total)[:, 0], mean)
+        write = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
+        return (columns, jax.tree.map(write, rows, new)), None
 
     per_row = jnp.zeros_like(x[:, 0])
     starts = _starts(x.shape[0], options.block_size)
@@ -179,8 +178,8 @@ def _row_gradient(slope, rows, options):
 
 def _distance_gradient(d, start, is_new, g, g_rows, columns_index, rows, options):
     """dL/dd of a block of rows, recomputed; zero in the rows that the block before had too."""
-    rows = jax.tree.map(lambda all_: _rows(all_, start, options), rows)
-    g_rows = _rows(g_rows, start, options)
+    rows = jax.tree.map(lambda whole: _block(whole, start, options), rows)
+    g_rows = _block(g_rows, start, options)
     minimum = rows.minimum[:, None]
     rate = _rate(minimum, options)
     cx = jnp.exp(-rate * (d - minimum) - rows.log_sum[:, None])
@@ -212,8 +211,8 @@ def _distance_gradients(add, initial, distances, g, columns, rows, n, options):
 
 def _product_distances(factors, options):
     def distances(start):
-        offset = _rows(factors.offset, start, options)
-        left = _rows(factors.left, start, options)
+        offset = _block(factors.offset, start, options)
+        left = _block(factors.left, start, options)
         return jnp.maximum(offset[:, None] + product(left, factors.right), 0)
 
     return distances
@@ -255,7 +254,7 @@ def _best_of_products_bwd(options, residuals, cotangents):
     )
 
     def add(total, start, d_gradient):
-        return total + product(d_gradient.T, _rows(factors.left, start, options).T)
+        return total + product(d_gradient.T, _block(factors.left, start, options).T)
 
     right_gradient = jax.lax.cond(
         for_targets,
@@ -282,7 +281,7 @@ _best_of_products.defvjp(_best_of_products_fwd, _best_of_products_bwd, symbolic_
 
 def _function_distances(function, x, y, parameters, options):
     def distances(start):
-        return jnp.maximum(function(_rows(x, start, options), y, *parameters), 0)
+        return jnp.maximum(function(_block(x, start, options), y, *parameters), 0)
 
     return distances
 
@@ -304,9 +303,9 @@ def _best_of_distances_bwd(function, options, residuals, cotangents):
 
     def add(total, start, d_gradient):
         x_total, rest_total = total
-        _, pullback = jax.vjp(function, _rows(x, start, options), y, *parameters)
+        _, pullback = jax.vjp(function, _block(x, start, options), y, *parameters)
         x_gradient, *rest = pullback(d_gradient)
-        x_gradient += _rows(x_total, start, options)
+        x_gradient += _block(x_total, start, options)
         x_total = jax.lax.dynamic_update_slice_in_dim(x_total, x_gradient, start, 0)
         return x_total, jax.tree.map(jnp.add, rest_total, rest)
 
