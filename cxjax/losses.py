@@ -78,7 +78,9 @@ def contextual_similarity(
       distance is halved, so that $\epsilon$ weighs twice as much as on $1 - \cos$; unlike there,
       the mean is the target image's own, not the batch's.
     """
-    return jnp.exp(_log_similarity(x, y, distance, bandwidth, epsilon, implementation, block_size))
+    return jnp.exp(
+        -_minus_log_similarity(x, y, distance, bandwidth, epsilon, implementation, block_size)
+    )
 
 
 def contextual_loss(
@@ -125,10 +127,11 @@ def contextual_loss(
     check_option("direction", direction, Direction)
     options = (distance, bandwidth, epsilon, implementation, block_size)
     if direction == "paper":
-        return -_log_similarity(x, y, *options)
+        return _minus_log_similarity(x, y, *options)
     if direction == "reverse":
-        return -_log_similarity(y, x, *options)
-    return -(_log_similarity(x, y, *options) + _log_similarity(y, x, *options)) / 2
+        return _minus_log_similarity(y, x, *options)
+    forth = _minus_log_similarity(x, y, *options)
+    return (forth + _minus_log_similarity(y, x, *options)) / 2
 
 
 def contextual_matches(
@@ -341,11 +344,11 @@ def total_variation(image: Float[AnyArray, "*batch h w c"]) -> Float[Array, ""]:
 # --- Shared by the contextual losses ---
 
 
-def _log_similarity(x, y, distance, bandwidth, epsilon, implementation, block_size) -> Array:
-    """log CX = log mean_j max_i CX_ij, without leaving log space: at most 0."""
+def _minus_log_similarity(x, y, distance, bandwidth, epsilon, implementation, block_size) -> Array:
+    """-log mean_j max_i CX_ij, without leaving log space; never below 0, nor -0."""
     log_best, _ = _log_best(x, y, distance, bandwidth, epsilon, implementation, block_size)
     top = jax.lax.stop_gradient(log_best.max())
-    return jnp.log(jnp.exp(log_best - top).mean()) + top
+    return jnp.log(1 / jnp.exp(log_best - top).mean()) - top
 
 
 def _log_best(x, y, distance: Distance, bandwidth, epsilon, implementation, block_size):

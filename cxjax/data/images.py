@@ -11,7 +11,11 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+try:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+except ImportError as error:
+    raise ImportError('cxjax.data.images needs Pillow: pip install "cxjax[images]"') from error
 
 Picture = Float[np.ndarray, "_ _ 3"]  # height, width, RGB
 

@@ -60,9 +60,9 @@ class Config:
     part of the target, at twice the cost."""
     content_weight: float = 1.0
     """Weight of the loss to the content; that to the target has 1."""
-    tv_weight: float = 4.0
+    tv_weight: float = 6.0
     """Weight of the total variation of the three colours."""
-    chroma_tv_weight: float = 16.0
+    chroma_tv_weight: float = 24.0
     """Weight of the total variation of each colour less the grey: of coloured specks."""
     range_weight: float = 100.0
     """Weight of the mean squared excess over [0, 1]."""
