@@ -42,7 +42,30 @@ def main(
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
+
+
+def make_folder(out: Path | None, default: Path) -> Path:
+    """A new folder for results: never one that holds something already.
+
+    That is `out`, which may exist if it is empty, else `default`, numbered if it is taken.
+    """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out} exists and is not an empty folder; name another")
+    folder, number = out or default, 1
+    while out is None and folder.exists():
+        number += 1
+        folder = default.with_name(f"{default.name}-{number}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot make the folder {folder} ({error}); name another by --out"
+        ) from error
+    return folder
 
 
 def to_json(config: Any) -> dict[str, Any]:

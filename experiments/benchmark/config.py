@@ -6,8 +6,8 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    out: Path = Path("out/benchmark")
-    """Folder for benchmark.json and benchmark.md."""
+    out: Path | None = None
+    """Folder for benchmark.json and benchmark.md, new or empty; without it a new out/benchmark."""
     sizes: tuple[int, ...] = (4096, 16384)
     """Points in each of the two sets, one table row group per number."""
     channels: int = 256

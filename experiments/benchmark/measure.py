@@ -17,7 +17,7 @@ import cxjax
 from cxjax.distances import product
 from cxjax.losses import Implementation
 from experiments.benchmark.config import Config
-from experiments.cli import to_json
+from experiments.cli import make_folder, to_json
 
 FLOOR_BLOCKS = (128, 256, 512)
 
@@ -149,13 +149,13 @@ def table(config: Config, rows: list[dict[str, Any]]) -> str:
 
 def run(config: Config) -> list[dict[str, Any]]:
     """Measures every size, smallest first; after each, what there is stands on disk."""
-    config.out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(config.out, Path("out/benchmark"))
     rows: list[dict[str, Any]] = []
     for n in sorted(config.sizes):
         print(f"n = m = {n:,} ...", flush=True)
         rows += measure(config, n)
         found = {"config": to_json(config), "environment": environment(), "rows": rows}
-        (config.out / "benchmark.json").write_text(json.dumps(found, indent=1))
-        (config.out / "benchmark.md").write_text(table(config, rows))
+        (out / "benchmark.json").write_text(json.dumps(found, indent=1))
+        (out / "benchmark.md").write_text(table(config, rows))
     print(table(config, rows), end="")
     return rows

@@ -2,7 +2,6 @@
 
 import functools
 import importlib.resources
-import itertools
 import json
 import math
 import time
@@ -19,7 +18,7 @@ from tqdm import tqdm
 import cxjax
 from cxjax.data import images
 from cxjax.features.vgg import VGG
-from experiments.cli import to_json
+from experiments.cli import make_folder, to_json
 from experiments.style_transfer import pyramid
 from experiments.style_transfer.config import Config
 from experiments.style_transfer.objective import features_of, make_objective
@@ -60,7 +59,12 @@ def run(config: Config) -> dict[str, Any]:
         for image in (stage.content, stage.target):
             jax.eval_shape(functools.partial(features_of, config, model), params, image)
 
-    out = make_folder(config)
+    names = [
+        path.stem if path else built_in
+        for path, built_in in ((config.content, "astronaut"), (config.target, "grace_hopper"))
+    ]
+    name = "-".join([*names, config.loss])
+    out = make_folder(config.out, Path("out/style_transfer") / name)
     (out / "config.json").write_text(json.dumps(to_json(config), indent=1) + "\n")
     print(f"results in {out}")
     initial = _initial(config, stages[0].content)
@@ -124,24 +128,6 @@ def _initial(config: Config, content: images.Picture) -> jax.Array:
     if config.initial == "content":
         return jnp.asarray(content)
     return 0.5 + 0.1 * jax.random.normal(jax.random.key(config.seed), content.shape)
-
-
-def make_folder(config: Config) -> Path:
-    """A new folder for the results: never one that holds something already."""
-    if config.out is not None:
-        if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-            raise ValueError(f"--out {config.out} exists and is not an empty folder; name another")
-        config.out.mkdir(parents=True, exist_ok=True)
-        return config.out
-    content = config.content.stem if config.content else "astronaut"
-    target = config.target.stem if config.target else "grace_hopper"
-    for number in itertools.count(1):
-        name = f"{content}-{target}-{config.loss}" + (f"-{number}" if number > 1 else "")
-        folder = Path("out/style_transfer") / name
-        if not folder.exists():
-            break
-    folder.mkdir(parents=True)
-    return folder
 
 
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:

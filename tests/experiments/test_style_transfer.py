@@ -57,8 +57,6 @@ def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
     assert result.shape == (48, 48, 3)
     assert np.abs(result - images.resize(content, longest_side=48)).mean() > 0.01
     assert images.read_image(folder / "strip.png").shape == (48, 3 * 48 + 2 * 4, 3)
-    # A second run goes elsewhere.
-    assert train.make_folder(SMOKE).name == "astronaut-grace_hopper-contextual-2"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +193,7 @@ def fails(capsys, *arguments):
         (["{folder}/none.png"], "error: there is no picture {folder}/none.png"),
         (["{folder}/text.png"], "error: {folder}/text.png is not a picture"),
         (["--style-layers", "conv9_1", "--grid", "conv9_1"], "conv9_1"),
-        (["--grid", "conv1_1"], "--grid must be one of the style layers"),
+        (["--grid", "conv5_1"], "--grid must be one of the style layers"),
         (["--size", "8"], "conv4_"),
         (["--size", "0"], "--size must be at least 1; got 0"),
         (["--style-bandwidth", "0"], "--style-bandwidth must be positive; got 0.0"),

@@ -1,0 +1,71 @@
+"""What all experiments share: folders that keep what they hold, and plain endings."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from experiments import cli
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    out: Path | None = None
+    number: int = 1
+
+
+VARIANTS = {"default": Config(), "paper": Config(number=7)}
+
+
+def run(arguments, experiment):
+    return cli.main(
+        experiment, VARIANTS, module="experiments.cli", description="", arguments=arguments
+    )
+
+
+def test_a_variant_is_what_the_options_start_from():
+    seen = []
+    assert run([], seen.append) == 0
+    assert run(["--variant", "paper"], seen.append) == 0
+    assert run(["--variant=paper", "--out", "a"], seen.append) == 0
+    assert run(["--number", "3", "--variant", "paper"], seen.append) == 0
+    assert seen == [
+        Config(),
+        Config(number=7),
+        Config(number=7, out=Path("a")),
+        Config(number=3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("wrong"), 2), (OSError("no disk"), 2), (KeyboardInterrupt(), 130)],
+    ids=repr,
+)
+def test_an_error_ends_in_one_line(capsys, error, status):
+    def experiment(_):
+        raise error
+
+    assert run([], experiment) == status
+    printed = capsys.readouterr().err
+    assert printed == (f"error: {error}\n" if status == 2 else "interrupted\n")
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run([], lambda _: 1 / 0)
+
+
+def test_results_never_go_where_something_is(tmp_path):
+    default = tmp_path / "out/name"
+    assert cli.make_folder(None, default) == default
+    assert cli.make_folder(None, default).name == "name-2"
+    assert cli.make_folder(None, default).name == "name-3"
+    given = tmp_path / "given"
+    assert cli.make_folder(given, default) == given
+    assert cli.make_folder(given, default) == given  # still empty
+    (given / "picture").touch()
+    with pytest.raises(ValueError, match="given exists and is not an empty folder"):
+        cli.make_folder(given, default)
+    with pytest.raises(OSError, match=r"cannot make the folder .*; name another by --out"):
+        cli.make_folder(given / "picture/out", default)
