@@ -179,7 +179,8 @@ def optimize(
             image = jnp.clip(jax.image.resize(image, stage.content.shape, "cubic"), 0, 1)
             optimizer = make_optimizer(config, stage.steps)
             pieces = pyramid.split(image, config.pyramid_levels)
-            state = State(pieces, optimizer.init(pieces), jnp.asarray(jnp.inf), image)
+            best = jnp.array(image)  # a copy: with one level the image itself is the pyramid
+            state = State(pieces, optimizer.init(pieces), jnp.asarray(jnp.inf), best)
             features = jax.jit(functools.partial(features_of, config, model))
             references = (params, features(params, stage.target), features(params, stage.content))
             step = jax.jit(make_step(config, model, optimizer), donate_argnums=0)

@@ -65,6 +65,7 @@ def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
         {"loss": "gram"},
         {"loss": "perceptual"},
         {"layers": "summed", "direction": "symmetric"},
+        {"pyramid_levels": 1, "optimizer": "adam"},
     ],
     ids=str,
 )
