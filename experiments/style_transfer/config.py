@@ -42,16 +42,16 @@ class Config:
 
     loss: Loss = "contextual"
     """The Contextual Loss, or a baseline: Gram (Gatys et al.) or perceptual (aligned features)."""
-    style_layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1")
+    style_layers: tuple[str, ...] = ("conv2_2", "conv3_2", "conv4_2")
     """Layers compared with the target's; shallow ones carry its colours."""
     content_layers: tuple[str, ...] = ("conv4_2",)
     """Layers compared with the content's."""
-    layers: Layers = "concatenated"
-    """Style layers resized to one grid, divided by their channels and compared once (the authors'
-    recipe), or compared each on its own and summed (the paper). Contextual Loss only."""
+    layers: Layers = "summed"
+    """Style layers compared each on its own and summed (the paper), or resized to one grid, divided
+    by their channels and compared once (the authors' recipe). Contextual Loss only."""
     grid: str = "conv3_1"
     """Style layer whose grid the concatenated ones are resized to; a finer one costs more."""
-    style_bandwidth: float = 0.1
+    style_bandwidth: float = 0.2
     """h of the Contextual Loss to the target."""
     content_bandwidth: float = 0.1
     """h of the Contextual Loss to the content."""
@@ -73,7 +73,7 @@ class Config:
     """Levels of the Laplacian pyramid that is optimised; 1 optimises the pixels themselves."""
     scales: tuple[float, ...] = (0.5, 1.0)
     """Sizes optimised one after the other, as shares of --size; the last is 1."""
-    steps: tuple[int, ...] = (100, 100)
+    steps: tuple[int, ...] = (120, 80)
     """Steps at each of them."""
     optimizer: Optimizer = "novograd"
     """NovoGrad divides the gradient of each level of the pyramid by one number, Adam that of each
@@ -118,12 +118,19 @@ class Config:
 
 VARIANTS = {
     "default": Config(),
+    "concatenated": Config(
+        layers="concatenated",
+        style_layers=("conv1_1", "conv2_1", "conv3_1", "conv4_1"),
+        style_bandwidth=0.1,
+    ),
     "paper": Config(
         # The authors' recipe (roimehrez/contextualLoss, issue 2), whose pictures run from 0 to 255.
         # What they did not state (start, resolution, pooling) is the default or a guess: noise.
         network="vgg19",
+        layers="concatenated",
         style_layers=("conv2_1", "conv3_1", "conv4_1"),
         grid="conv2_1",
+        style_bandwidth=0.1,
         content_weight=0.5,
         tv_weight=1e-4 * 255**2,
         chroma_tv_weight=0.0,

@@ -64,7 +64,7 @@ def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
     [
         {"loss": "gram"},
         {"loss": "perceptual"},
-        {"layers": "summed", "direction": "symmetric"},
+        {"layers": "concatenated", "grid": "conv3_2", "direction": "symmetric"},
         {"pyramid_levels": 1, "optimizer": "adam"},
     ],
     ids=str,
@@ -193,8 +193,8 @@ def fails(capsys, *arguments):
     [
         (["{folder}/none.png"], "error: there is no picture {folder}/none.png"),
         (["{folder}/text.png"], "error: {folder}/text.png is not a picture"),
-        (["--style-layers", "conv9_1", "--grid", "conv9_1"], "conv9_1"),
-        (["--grid", "conv5_1"], "--grid must be one of the style layers"),
+        (["--style-layers", "conv9_1"], "conv9_1"),
+        (["--layers", "concatenated"], "--grid must be one of the style layers"),
         (["--size", "8"], "conv4_"),
         (["--size", "0"], "--size must be at least 1; got 0"),
         (["--style-bandwidth", "0"], "--style-bandwidth must be positive; got 0.0"),
