@@ -8,6 +8,7 @@ the gradient comes back in the input's dtype.
 
 import math
 import numbers
+import operator
 from typing import Any, Literal
 
 import jax
@@ -52,11 +53,13 @@ def contextual_similarity(
       y: Target points, `(m, c)`.
       distance: `"cosine"`, $(1 - \cos) / 2$ of both sets less the target's mean; `"l2"`, squared;
         `"l1"`; or a function `(b, c), (m, c) -> (b, m)` of non-negative distances, whose row `i`
-        depends on row `i` of its first argument alone. It is given the points as they are.
+        depends on row `i` of its first argument alone. It is given the points uncentred, in
+        the dtype of the computation.
       bandwidth: $h$, a positive Python number; smaller is closer to nearest neighbours.
       epsilon: $\epsilon$, a positive Python number, in the distance's unit.
       implementation: `"blockwise"` holds a block of rows of the distances, `"reference"` the whole
-        `n x m`; they are equal. Forward-mode differentiation needs `"reference"`.
+        `n x m`; they are equal. Forward mode (`jax.jvp`, `jax.jacfwd`) needs `"reference"`;
+        `jax.hessian`, which is forward over reverse, does not.
       block_size: Rows that `"blockwise"` holds at a time; `None` chooses.
 
     Returns:
@@ -65,7 +68,8 @@ def contextual_similarity(
     Raises:
       ValueError: If a set is not `(n, c)`, is empty or not floating, the channels differ, or an
         option has an unknown or impossible value.
-      TypeError: If `bandwidth` or `epsilon` is traced: they are fixed when the program is built.
+      TypeError: If `bandwidth` or `epsilon` is traced: they are fixed when the program is built;
+        or by JAX, if forward mode meets `"blockwise"`.
 
     Example:
       >>> x = jnp.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
@@ -359,12 +363,18 @@ def _log_best(x, y, distance: Distance, bandwidth, epsilon, implementation, bloc
     epsilon = _positive("epsilon", epsilon)
     x, y = _as_arrays(x, y)
     _check_points(x, y)
+    if bandwidth * epsilon**2 < jnp.finfo(x.dtype).tiny:  # the largest slope is its inverse
+        raise ValueError(
+            f"bandwidth {bandwidth} and epsilon {epsilon} are too small together for {x.dtype}"
+        )
     if callable(distance):
         _check_distances(jax.eval_shape(distance, x, y), x, y)
     if implementation == "reference":
         return reference.log_best(x, y, distance=distance, bandwidth=bandwidth, epsilon=epsilon)
-    if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
-        raise ValueError(f"block_size must be a positive integer or None; got {block_size!r}")
+    if block_size is not None:
+        if isinstance(block_size, bool) or not hasattr(block_size, "__index__") or block_size < 1:
+            raise ValueError(f"block_size must be a positive integer or None; got {block_size!r}")
+        block_size = operator.index(block_size)
     try:
         return blockwise.log_best(
             x, y, distance=distance, bandwidth=bandwidth, epsilon=epsilon, block_size=block_size
@@ -372,9 +382,9 @@ def _log_best(x, y, distance: Distance, bandwidth, epsilon, implementation, bloc
     except TypeError as error:
         if "forward-mode" in str(error):  # JAX names its mechanism, not what the caller can do
             error.add_note(
-                "implementation='blockwise' has a reverse-mode derivative only. Use "
-                "implementation='reference' for jax.jvp, jax.jacfwd and jax.hessian, or reverse "
-                "mode twice: jax.jacrev(jax.grad(f))."
+                "implementation='blockwise' has a reverse-mode derivative only: use "
+                "implementation='reference' for jax.jvp and jax.jacfwd of the loss itself. "
+                "jax.hessian works with both."
             )
         raise
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,13 +49,20 @@ def main(
     return 0
 
 
-def make_folder(out: Path | None, default: Path) -> Path:
-    """A new folder for results: never one that holds something already.
-
-    That is `out`, which may exist if it is empty, else `default`, numbered if it is taken.
-    """
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+def check_folder(out: Path | None) -> None:
+    """Refuses, before any work, a folder for results that holds something or cannot be written."""
+    if out is None:
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} exists and is not an empty folder; name another")
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"--out {out} cannot be made: {nearest} is not a folder to write in")
+
+
+def make_folder(out: Path | None, default: Path) -> Path:
+    """A new folder for results: `out`, else `default`, numbered if it is taken."""
+    check_folder(out)
     folder, number = out or default, 1
     while out is None and folder.exists():
         number += 1

@@ -356,6 +356,9 @@ def test_wrong_shapes_are_refused(loss, wrap, x, y, message):
         ({"bandwidth": "wide"}, "bandwidth must be a positive number; got 'wide'"),
         ({"epsilon": -1e-5}, "epsilon must be a positive number; got -1e-05"),
         ({"block_size": 0}, "block_size must be a positive integer or None; got 0"),
+        ({"block_size": 1.5}, "block_size must be a positive integer or None; got 1.5"),
+        ({"block_size": True}, "block_size must be a positive integer or None; got True"),
+        ({"epsilon": 1e-30}, "bandwidth 0.5 and epsilon 1e-30 are too small together for float32"),
     ],
 )
 def test_impossible_options_are_refused(loss, options, message):
@@ -378,6 +381,13 @@ def test_a_distance_function_of_another_shape_is_refused(implementation, distanc
         cxjax.contextual_loss(
             jnp.ones((3, 4)), jnp.ones((3, 4)), distance=distance, implementation=implementation
         )
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_numbers_of_numpy_are_numbers(key):
+    x, y = points(key, 6, 5)
+    loss = cxjax.contextual_loss(x, y, bandwidth=np.float32(0.5), block_size=np.int64(4))
+    np.testing.assert_allclose(loss, cxjax.contextual_loss(x, y, bandwidth=0.5), rtol=1e-6)
 
 
 @pytest.mark.usefixtures("unchecked_types")

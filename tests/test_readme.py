@@ -5,8 +5,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
-README = Path(__file__).parents[1].joinpath("README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_training_example_trains_on_pairs_of_different_sizes(key):
@@ -26,7 +28,10 @@ def test_the_training_example_trains_on_pairs_of_different_sizes(key):
     assert losses[-1] < losses[0] - 0.01
 
 
-def test_links_lead_to_files():
-    for link in re.findall(r"\]\(([^)]+)\)", README):
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))], ids=str
+)
+def test_links_lead_to_files(path):
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
         if not link.startswith("http"):
-            assert Path(__file__).parents[1].joinpath(link).exists(), link
+            assert (path.parent / link).exists(), link

@@ -25,8 +25,9 @@ def read_image(
 ) -> Picture:
     """Reads a picture of any format and mode, upright.
 
-    Transparent parts show white, grey becomes RGB, 16 bits keep their precision, the turn that a
-    camera noted (EXIF) is applied, and of an animation the first frame is taken.
+    Transparent parts show white, grey becomes RGB (grey of 16 bits keeps its precision, colour has
+    8), the turn that a camera noted (EXIF) is applied, and of an animation the first frame is
+    taken. Grey in integers of 32 bits is read as if of 16; in floating point it lies in [0, 1].
 
     Args:
       path: File to read.
@@ -37,7 +38,8 @@ def read_image(
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: If the file is no picture, is damaged, or the crop does not lie inside it.
+      ValueError: If the file is no picture, is damaged, has values outside the range of its mode,
+        or the crop does not lie inside it.
     """
     path = Path(path)
     if not path.exists():
@@ -45,12 +47,13 @@ def read_image(
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a picture file")
     try:
-        with Image.open(path) as opened:
+        # Not opened by its name: Pillow would map a TIFF into memory, and turn it wrongly.
+        with path.open("rb") as file, Image.open(file) as opened:
             opened.load()
             image = _to_array(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is not a picture in a format that Pillow reads") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # each of Pillow's decoders has its own
         raise ValueError(f"cannot read the picture {path}: {error}") from error
     if crop is None:
         return image
@@ -65,18 +68,21 @@ def read_image(
 
 
 def _to_array(picture: Image.Image) -> Picture:
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        grey = np.asarray(picture).astype(np.float32) / 65535
-    elif picture.mode == "F":
-        grey = np.asarray(picture, np.float32)
-        grey = grey / 255 if grey.max() > 1 else grey
-    else:
-        if "A" in picture.getbands() or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture)
-        return np.asarray(picture.convert("RGB"), np.float32) / 255
-    return np.repeat(np.clip(grey, 0, 1)[:, :, None], 3, axis=2)
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        grey = np.asarray(picture).astype(np.float32)
+        top = 1 if picture.mode == "F" else 65535
+        if not (grey.min() >= 0 and grey.max() <= top):  # a NaN is neither
+            raise ValueError(
+                f"values from {grey.min()} to {grey.max()}, where its mode {picture.mode} should "
+                f"have 0 to {top}"
+            )
+        if isinstance(transparent := picture.info.get("transparency"), int):
+            grey = np.where(grey == transparent, top, grey)
+        return np.repeat(grey[:, :, None] / top, 3, axis=2)
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.asarray(picture.convert("RGB"), np.float32) / 255
 
 
 def resize(image: Picture, *, longest_side: int) -> Picture:

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
@@ -64,7 +65,8 @@ def log_best(
       The logarithms and the indices, both `(m,)`.
     """
     n, m = x.shape[0], y.shape[0]
-    options = _Options(bandwidth, epsilon, min(n, block_size or _block_size(m)))
+    # A block of one row is a product with a vector, which rounds equal targets differently.
+    options = _Options(bandwidth, epsilon, min(n, max(2, block_size or _block_size(m))))
     if callable(distance):  # not jitted: the cache would keep what it closes over
         return _by_function(x, y, distance, options)
     return _by_name(x, y, distance, options)
@@ -83,9 +85,15 @@ def _by_name(x, y, distance, options):
 
 
 def _by_function(x, y, function, options):
-    # What the function closes over becomes an argument, so that it too can be differentiated.
-    function, parameters = jax.closure_convert(function, x[: options.block_size], y)
-    return _best_of_distances(function, options, x, y, parameters)
+    # What the function closes over becomes an argument, so that it too can be differentiated, and
+    # may be traced whatever it is.
+    traced = jax.make_jaxpr(function)(x[: options.block_size], y)
+
+    def distances(x, y, constants):
+        closed = jax.extend.core.ClosedJaxpr(traced.jaxpr, constants)
+        return jax.extend.core.jaxpr_as_fun(closed)(x, y)[0]
+
+    return _best_of_distances(distances, options, x, y, list(traced.consts))
 
 
 # --- The forward pass ---
@@ -279,47 +287,56 @@ _best_of_products.defvjp(_best_of_products_fwd, _best_of_products_bwd, symbolic_
 # --- Any other distance: a second pass, with the distance's own derivative ---
 
 
-def _function_distances(function, x, y, parameters, options):
+def _function_distances(function, x, y, constants, options):
     def distances(start):
-        return jnp.maximum(function(_block(x, start, options), y, *parameters), 0)
+        return jnp.maximum(function(_block(x, start, options), y, constants), 0)
 
     return distances
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _best_of_distances(function, options, x, y, parameters):
-    distances = _function_distances(function, x, y, parameters, options)
+def _best_of_distances(function, options, x, y, constants):
+    distances = _function_distances(function, x, y, constants, options)
     return tuple(_forward(distances, x, y, options, keep_mean=False)[0])
 
 
-def _best_of_distances_fwd(function, options, x, y, parameters):
-    distances = _function_distances(function, x, y, parameters, options)
+def _best_of_distances_fwd(function, options, x, y, constants):
+    distances = _function_distances(function, x, y, constants, options)
     columns, rows = _forward(distances, x, y, options, keep_mean=False)
-    return tuple(columns), (x, y, parameters, columns, rows)
+    return tuple(columns), (x, y, constants, columns, rows)
 
 
 def _best_of_distances_bwd(function, options, residuals, cotangents):
-    x, y, parameters, columns, rows = residuals
+    x, y, constants, columns, rows = residuals
+    is_real = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in constants]
+    reals = [c for c, real in zip(constants, is_real, strict=True) if real]
+
+    def with_reals(x, y, reals):
+        remaining = iter(reals)
+        return function(
+            x, y, [next(remaining) if r else c for c, r in zip(constants, is_real, strict=True)]
+        )
 
     def add(total, start, d_gradient):
-        x_total, rest_total = total
-        _, pullback = jax.vjp(function, _block(x, start, options), y, *parameters)
+        x_total, *rest_total = total
+        _, pullback = jax.vjp(with_reals, _block(x, start, options), y, reals)
         x_gradient, *rest = pullback(d_gradient)
         x_gradient += _block(x_total, start, options)
         x_total = jax.lax.dynamic_update_slice_in_dim(x_total, x_gradient, start, 0)
-        return x_total, jax.tree.map(jnp.add, rest_total, rest)
+        return (x_total, *jax.tree.map(jnp.add, rest_total, rest))
 
-    x_gradient, (y_gradient, *parameters_gradient) = _distance_gradients(
+    x_gradient, y_gradient, reals_gradient = _distance_gradients(
         add,
-        jax.tree.map(jnp.zeros_like, (x, [y, *parameters])),
-        _function_distances(function, x, y, parameters, options),
+        jax.tree.map(jnp.zeros_like, (x, y, reals)),
+        _function_distances(function, x, y, constants, options),
         cotangents[0],
         columns,
         rows,
         x.shape[0],
         options,
     )
-    return x_gradient, y_gradient, parameters_gradient
+    remaining = iter(reals_gradient)
+    return x_gradient, y_gradient, [next(remaining) if real else None for real in is_real]
 
 
 _best_of_distances.defvjp(_best_of_distances_fwd, _best_of_distances_bwd)

@@ -20,8 +20,10 @@ class Config:
     """Timed rounds after one that is not; the median counts. Each round runs every case once."""
 
     def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 1:
-            raise ValueError(f"sizes must be one or more positive numbers; got {self.sizes}")
+        if not self.sizes or min(self.sizes) < 1 or any(n % 128 for n in self.sizes):
+            raise ValueError(
+                f"--sizes must be one or more multiples of 128, the floor's block; got {self.sizes}"
+            )
         if self.channels < 1 or self.repeats < 1:
             raise ValueError(
                 f"channels and repeats must be at least 1; got {self.channels} and {self.repeats}"

@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cxjax.features.vgg import Network, Padding, Pooling
+from cxjax.features.vgg import Network, Padding, Pooling, layer_names
 from cxjax.losses import Direction
 
 Loss = Literal["contextual", "gram", "perceptual"]
 Layers = Literal["concatenated", "summed"]
 Initial = Literal["content", "noise"]
 Optimizer = Literal["novograd", "adam"]
+
+LARGEST = 8192  # pixels; the comparisons grow with the fourth power of the side
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,12 +100,22 @@ class Config:
                 raise ValueError(
                     f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}"
                 )
+        if self.size > LARGEST:
+            raise ValueError(f"--size must be at most {LARGEST}; got {self.size}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must lie in 0 to 2**32 - 1; got {self.seed}")
+        known = layer_names(self.network)
+        for name in (*self.style_layers, *self.content_layers):
+            if name not in known:
+                raise ValueError(
+                    f"{self.network} has no layer {name!r}; its layers: {', '.join(known)}"
+                )
         if len(self.scales) != len(self.steps) or not self.scales:
             raise ValueError(
                 "--scales and --steps need one number per scale each; "
                 f"got scales {self.scales} and steps {self.steps}"
             )
-        if self.scales[-1] != 1 or min(self.scales) <= 0 or max(self.scales) > 1:
+        if self.scales[-1] != 1 or not all(0 < scale <= 1 for scale in self.scales):
             raise ValueError(f"--scales must lie in (0, 1] and end in 1; got {self.scales}")
         if min(self.steps) < 1:
             raise ValueError(f"--steps must be at least 1 each; got {self.steps}")

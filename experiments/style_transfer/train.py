@@ -18,7 +18,7 @@ from tqdm import tqdm
 import cxjax
 from cxjax.data import images
 from cxjax.features.vgg import VGG
-from experiments.cli import make_folder, to_json
+from experiments.cli import check_folder, make_folder, to_json
 from experiments.style_transfer import pyramid
 from experiments.style_transfer.config import Config
 from experiments.style_transfer.objective import features_of, make_objective
@@ -50,14 +50,14 @@ class State(NamedTuple):
 def run(config: Config) -> dict[str, Any]:
     """Runs style transfer, writes its pictures and figures, and returns the figures."""
     began = time.perf_counter()
+    check_folder(config.out)
     content, target = load_pair(config)
     model, params = cxjax.load_vgg(
         config.network, path=config.weights, pooling=config.pooling, padding=config.padding
     )
     stages = [_stage(config, content, target, i) for i in range(len(config.scales))]
-    for stage in stages:  # an unknown layer or too small a picture is found out here
-        for image in (stage.content, stage.target):
-            jax.eval_shape(functools.partial(features_of, config, model), params, image)
+    for stage in stages:
+        _check_sizes(config, model, params, stage)
 
     names = [
         path.stem if path else built_in
@@ -122,6 +122,18 @@ def _stage(config: Config, content: images.Picture, target: images.Picture, i: i
     else:
         target = images.resize(target, longest_side=side)
     return Stage(config.steps[i], content, target)
+
+
+def _check_sizes(config: Config, model: VGG, params: Any, stage: Stage) -> None:
+    for name, image in (("content", stage.content), ("target", stage.target)):
+        try:
+            jax.eval_shape(functools.partial(features_of, config, model), params, image)
+        except ValueError as error:
+            height, width = image.shape[:2]
+            raise ValueError(
+                f"the {name}, {width} x {height} px at one of the --scales {config.scales} of "
+                f"--size {config.size}, is too small: {error}. Give a larger --size or another crop"
+            ) from error
 
 
 def _initial(config: Config, content: images.Picture) -> jax.Array:

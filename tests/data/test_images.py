@@ -52,10 +52,16 @@ def test_other_modes_become_rgb(tmp_path, picture, mode):
     Image.fromarray(picture).convert(mode).save(path)
     image = images.read_image(path)
     assert image.shape == (20, 30, 3)
-    if mode in ("L", "LA"):
-        grey = picture @ [0.299, 0.587, 0.114] / 255
+    if mode in ("CMYK", "YCbCr"):
+        np.testing.assert_allclose(image, picture / 255, atol=0.02)
+        return
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
+    grey = picture @ [0.299, 0.587, 0.114] / 255
+    if mode == "1":  # dithered
+        assert set(np.unique(image)) == {0, 1}
+        np.testing.assert_allclose(image.mean(), grey.mean(), atol=0.02)
+    else:
         np.testing.assert_allclose(image[..., 0], grey, atol=0.005)
-        np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
 def test_sixteen_bits_keep_their_precision(tmp_path):
@@ -66,12 +72,39 @@ def test_sixteen_bits_keep_their_precision(tmp_path):
     assert len(np.unique(image)) == 600
 
 
-def test_exif_turn_is_applied(tmp_path, picture):
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        *(("RGB", "png"), ("RGB", "tiff"), ("RGB", "jpg"), ("L", "png"), ("L", "tiff")),
+        *(("CMYK", "tiff"), ("CMYK", "jpg"), ("I;16", "png"), ("I;16", "tiff")),
+    ],
+)
+def test_exif_turn_is_applied(tmp_path, picture, mode, suffix):
+    if mode == "I;16":
+        stored = Image.fromarray(picture[..., 0].astype(np.uint16) * 257)
+        shown = picture[..., :1].repeat(3, axis=2) / 255
+    else:
+        stored = Image.fromarray(picture).convert(mode)
+        shown = np.asarray(stored.convert("RGB")) / 255
     exif = Image.Exif()
     exif[0x0112] = 6  # stored turned by 90 degrees, to be shown clockwise
-    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
-    image = images.read_image(tmp_path / "a.png")
-    np.testing.assert_allclose(image, np.rot90(picture, -1) / 255, atol=1e-6)
+    path = tmp_path / f"a.{suffix}"
+    stored.save(path, exif=exif, **({"quality": 95} if suffix == "jpg" else {}))
+    image = images.read_image(path)
+    np.testing.assert_allclose(image, np.rot90(shown, -1), atol=0.1 if suffix == "jpg" else 1e-6)
+
+
+def test_grey_outside_its_range_is_refused_and_transparency_is_white(tmp_path):
+    ramp = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    Image.fromarray(ramp).save(tmp_path / "a.tiff")
+    np.testing.assert_allclose(images.read_image(tmp_path / "a.tiff")[..., 1], ramp)
+    for wrong in (ramp * 255, ramp - 0.5, np.where(ramp > 0.5, np.nan, ramp)):
+        Image.fromarray(wrong.astype(np.float32)).save(tmp_path / "b.tiff")
+        with pytest.raises(ValueError, match=r"b\.tiff: values from .* should have 0 to 1"):
+            images.read_image(tmp_path / "b.tiff")
+    levels = np.array([[0, 300, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "c.png", transparency=300)
+    np.testing.assert_allclose(images.read_image(tmp_path / "c.png")[0, :, 0], [0, 1, 1])
 
 
 def test_crop(tmp_path, picture):

@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 
 from experiments.benchmark import measure
 from experiments.benchmark.config import VARIANTS, Config
@@ -34,3 +35,8 @@ def test_the_floor_does_the_products_it_claims(key):
 def test_dense_is_left_out_where_it_would_not_fit():
     names = measure.cases(Config(dense_up_to=100), 256)
     assert not any(name.startswith("reference") for name in names)
+
+
+def test_sizes_without_a_floor_are_refused():
+    with pytest.raises(ValueError, match=r"multiples of 128.*got \(100,\)"):
+        Config(sizes=(100,))

@@ -67,5 +67,14 @@ def test_results_never_go_where_something_is(tmp_path):
     (given / "picture").touch()
     with pytest.raises(ValueError, match="given exists and is not an empty folder"):
         cli.make_folder(given, default)
-    with pytest.raises(OSError, match=r"cannot make the folder .*; name another by --out"):
-        cli.make_folder(given / "picture/out", default)
+    with pytest.raises(ValueError, match=r"out cannot be made: .*picture is not a folder to write"):
+        cli.check_folder(given / "picture/out")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli.os, "access", lambda path, mode: Path(path) != tmp_path)  # root may all
+    with pytest.raises(ValueError, match="cannot be made: .* is not a folder to write in"):
+        cli.check_folder(tmp_path / "a/b")
+    monkeypatch.undo()
+    cli.check_folder(tmp_path / "a/b")
+    assert not (tmp_path / "a").exists()

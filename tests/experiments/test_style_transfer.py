@@ -17,7 +17,7 @@ from PIL import Image
 from cxjax.data import images
 from experiments import cli
 from experiments.style_transfer import objective, pyramid, train
-from experiments.style_transfer.config import VARIANTS, Config
+from experiments.style_transfer.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 SMOKE = VARIANTS["smoke"]
@@ -184,7 +184,7 @@ def fails(capsys, *arguments):
     assert status == 2
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
-    assert len(printed.splitlines()) <= 12
+    assert len(printed.splitlines()) <= 16
     return " ".join(printed.split())
 
 
@@ -193,16 +193,20 @@ def fails(capsys, *arguments):
     [
         (["{folder}/none.png"], "error: there is no picture {folder}/none.png"),
         (["{folder}/text.png"], "error: {folder}/text.png is not a picture"),
-        (["--style-layers", "conv9_1"], "conv9_1"),
+        (["--style-layers", "conv9_1"], "vgg16 has no layer 'conv9_1'; its layers: conv1_1_pre"),
         (["--layers", "concatenated"], "--grid must be one of the style layers"),
-        (["--size", "8"], "conv4_"),
+        (["--size", "8"], "the content, 5 x 5 px at one of the --scales (0.67, 1.0) of --size 8"),
+        (["--size", "300000"], "--size must be at most 8192; got 300000"),
+        (["--seed", "99999999999999999999"], "--seed must lie in 0 to 2**32 - 1"),
+        (["--scales", "nan", "1"], "--scales must lie in (0, 1] and end in 1"),
+        (["{folder}/thin.png"], "the content, 32 x 1 px at one of"),
         (["--size", "0"], "--size must be at least 1; got 0"),
         (["--style-bandwidth", "0"], "--style-bandwidth must be positive; got 0.0"),
         (["--scales", "1"], "--scales and --steps need one number per scale each"),
         (["--scales", "1", "0.5"], "--scales must lie in (0, 1] and end in 1"),
         (["--steps", "0", "3"], "--steps must be at least 1 each"),
         (["--out", "{folder}"], "--out {folder} exists and is not an empty folder"),
-        (["--out", "{folder}/text.png/out"], "error: "),
+        (["--out", "{folder}/text.png/out"], "{folder}/text.png is not a folder to write in"),
         (["--weights", "{folder}/none.pth"], "{folder}/none.pth"),
         (["--weights", "{folder}/text.png"], "{folder}/text.png"),
     ],
@@ -210,10 +214,11 @@ def fails(capsys, *arguments):
 )
 def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, message):
     (tmp_path / "text.png").write_text("not a picture")
+    Image.new("RGB", (2000, 3)).save(tmp_path / "thin.png")
     arguments = [argument.format(folder=tmp_path) for argument in arguments]
     printed = fails(capsys, "--variant", "smoke", *arguments)
     assert message.format(folder=tmp_path) in printed
-    assert {path.name for path in tmp_path.iterdir()} == {"text.png"}  # nothing was begun
+    assert {path.name for path in tmp_path.iterdir()} == {"text.png", "thin.png"}  # nothing was begun
 
 
 @pytest.mark.parametrize(
@@ -229,9 +234,13 @@ def test_unknown_options_are_answered_with_the_known_ones(capsys, arguments, mes
     assert message in fails(capsys, *arguments)
 
 
-def test_paper_variant_is_the_authors_recipe():
+def test_paper_variant_states_the_authors_numbers():
+    # roimehrez/contextualLoss, issue 2; learning rate and TV weight are for values of 0 to 255.
     paper = VARIANTS["paper"]
-    assert paper.network == "vgg19"
-    assert paper.steps == (300,)
+    assert (paper.network, paper.pooling, paper.layers) == ("vgg19", "average", "concatenated")
     assert paper.style_layers == ("conv2_1", "conv3_1", "conv4_1")
-    assert isinstance(paper, Config)
+    assert paper.content_layers == ("conv4_2",)
+    assert (paper.content_weight, paper.style_bandwidth) == (0.5, 0.1)
+    assert (sum(paper.steps), paper.optimizer) == (300, "adam")
+    np.testing.assert_allclose(paper.learning_rate * 255, 5.0)
+    np.testing.assert_allclose(paper.tv_weight / 255**2, 1e-4)

@@ -71,16 +71,17 @@ def test_indices_equal_the_reference(key, distance):
         assert len(np.unique(index)) > 5
 
 
+@pytest.mark.parametrize("block_size", [1, 4])
 @pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
-def test_the_lowest_index_wins_a_tie_and_takes_the_gradient(key, distance):
+def test_the_lowest_index_wins_a_tie_and_takes_the_gradient(key, distance, block_size):
     with jax.enable_x64(True):
         x, y = points(key, 6, 7)
         x = jnp.concatenate([x, x, x])  # every winner twice more, in other blocks too
         y = jnp.concatenate([y, y])  # every nearest target twice
         options = {"distance": distance, "bandwidth": 0.5, "epsilon": 1e-5}
-        _, index = blockwise.log_best(x, y, block_size=4, **options)
+        _, index = blockwise.log_best(x, y, block_size=block_size, **options)
         assert index.max() < 6
-        f = functools.partial(blockwise_best, distance=distance, block_size=4)
+        f = functools.partial(blockwise_best, distance=distance, block_size=block_size)
         g = functools.partial(reference_best, distance=distance)
         cotangent = jax.random.normal(key, (14,), jnp.float64)
         actual = value_and_gradients(f, x, y, cotangent)
@@ -114,18 +115,21 @@ def test_gradient_matches_finite_differences(key, distance):
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
-def test_reverse_mode_twice_equals_the_reference(key, distance):
+def test_second_derivatives_equal_the_reference(key, distance):
     with jax.enable_x64(True):
         x, y = points(key, 9, 7, 3)
         weights = jax.random.normal(key, (7,), jnp.float64)
 
-        def hessian(best):
+        def second(best, derivative):
             f = lambda x: (weights * best(x, y, distance=distance)).sum()
-            return jax.jit(jax.jacrev(jax.grad(f)))(x)
+            return jax.jit(derivative(f))(x)
 
-        wanted = hessian(reference_best)
+        twice = lambda f: jax.jacrev(jax.grad(f))
+        wanted = second(reference_best, twice)
         assert np.abs(wanted).max() > 1e-2
-        np.testing.assert_allclose(hessian(blockwise_best), wanted, rtol=1e-9, atol=1e-10)
+        for derivative in (twice, jax.hessian):  # which is forward mode over reverse mode
+            actual = second(blockwise_best, derivative)
+            np.testing.assert_allclose(actual, wanted, rtol=1e-9, atol=1e-10)
 
 
 def test_what_a_distance_closes_over_is_differentiated(key):
@@ -141,6 +145,42 @@ def test_what_a_distance_closes_over_is_differentiated(key):
         wanted = gradient(scale, reference_best)
         assert np.abs(wanted).max() > 1e-2
         np.testing.assert_allclose(gradient(scale, blockwise_best), wanted, **FLOAT64)
+
+
+@pytest.mark.parametrize("transform", ["grad(jit)", "grad(vmap)", "grad(scan)"])
+@pytest.mark.parametrize("kind", ["index", "mask", "key"])
+def test_a_distance_may_close_over_traced_values_of_any_kind(key, kind, transform):
+    with jax.enable_x64(True):
+        x, y = points(key, 7, 5)
+        value = {
+            "index": jnp.arange(3),
+            "mask": jnp.arange(6) < 4,
+            "key": jax.random.fold_in(key, 1),
+        }[kind]
+
+        def loss(x, value, best):
+            def distance(x, y):
+                if kind == "key":
+                    weights = jax.random.uniform(value, (6,), x.dtype)
+                elif kind == "mask":
+                    weights = jnp.where(value, jnp.full(6, 3.0), jnp.ones(6))
+                else:
+                    weights = jnp.ones(6, x.dtype).at[value].set(3)
+                return jnp.square(x[:, None] - y[None]) @ weights
+
+            return best(x, y, distance=distance).sum()
+
+        def total(x, best):
+            f = functools.partial(loss, best=best)
+            if transform == "grad(jit)":
+                return jax.jit(f)(x, value)
+            if transform == "grad(vmap)":
+                return jax.vmap(f, (0, None))(jnp.stack([x, 2 * x]), value).sum()
+            return jax.lax.scan(lambda c, _: (c + f(x, value), None), 0.0, None, length=2)[0]
+
+        wanted = jax.grad(total)(x, reference_best)
+        assert np.abs(wanted).max() > 1e-3
+        np.testing.assert_allclose(jax.grad(total)(x, blockwise_best), wanted, **FLOAT64)
 
 
 def _products_run(monkeypatch, f, *args):
