@@ -185,7 +185,11 @@ def make_step(
 def optimize(
     config: Config, model: VGG, params: Any, stages: Sequence[Stage], image: jax.Array
 ) -> Iterator[tuple[np.ndarray, dict[str, float]]]:
-    """Goes through the stages; after every step yields the stage's best image and the metrics."""
+    """Goes through the stages; after every step yields the stage's best image and the metrics.
+
+    `seconds` are those of the steps, without compilation.
+    """
+    seconds = 0.0
     with tqdm(total=sum(stage.steps for stage in stages), unit="step", dynamic_ncols=True) as bar:
         for number, stage in enumerate(stages):
             image = jnp.clip(jax.image.resize(image, stage.content.shape, "cubic"), 0, 1)
@@ -199,8 +203,8 @@ def optimize(
             bar.set_description(f"{image.shape[1]} x {image.shape[0]} px, compiling")
             compiled = step.lower(state, *references).compile()
             bar.set_description(f"{image.shape[1]} x {image.shape[0]} px")
-            began = time.perf_counter()
             for _ in range(stage.steps):
+                began = time.perf_counter()
                 state, terms = compiled(state, *references)
                 metrics = {name: float(value) for name, value in terms.items()}
                 if not math.isfinite(metrics["loss"]):
@@ -210,7 +214,7 @@ def optimize(
                     )
                 bar.update()
                 bar.set_postfix({k: f"{metrics[k]:.3f}" for k in ("loss", "style", "content")})
-                seconds = time.perf_counter() - began
+                seconds += time.perf_counter() - began
                 yield (
                     np.asarray(state.best),
                     {"step": bar.n, "stage": number, **metrics, "seconds": seconds},
@@ -224,6 +228,7 @@ def summary(results: dict[str, Any]) -> str:
     last = results["last_step"]
     return (
         f"loss {last.get('loss', math.nan):.3f} (style {last.get('style', math.nan):.3f}, content "
-        f"{last.get('content', math.nan):.3f}) in {results['seconds_in_all']:.0f} s\n"
+        f"{last.get('content', math.nan):.3f}) in {results['seconds_in_all']:.0f} s, of which "
+        f"{last.get('seconds', 0):.0f} s optimising\n"
         "total variation: " + ", ".join(f"{name} {value:.4f}" for name, value in variation.items())
     )

@@ -83,21 +83,23 @@ def test_every_loss_runs_on_a_users_own_pictures(tmp_path, pair, changes):
 
 def test_interrupting_keeps_the_best_picture(tmp_path):
     out = tmp_path / "out"
-    command = "-m experiments.style_transfer --variant smoke --scales 1 --steps 100000 --out"
-    process = subprocess.Popen(
-        [sys.executable, *command.split(), str(out)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (out / "step00004.png").exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
+    # As `python -m`, with the signal heard even where the tests run in the background of a shell.
+    code = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "runpy.run_module('experiments.style_transfer', run_name='__main__')"
+    options = "--variant smoke --scales 1 --steps 100000 --out"
+    command = [sys.executable, "-c", code, *options.split(), str(out)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (out / "step00004.png").exists():
+                assert process.poll() is None, process.communicate()[1]
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            printed, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 0, errors
     assert "keeping the best picture so far" in printed
     assert "Traceback" not in errors
@@ -218,7 +220,10 @@ def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, message):
     arguments = [argument.format(folder=tmp_path) for argument in arguments]
     printed = fails(capsys, "--variant", "smoke", *arguments)
     assert message.format(folder=tmp_path) in printed
-    assert {path.name for path in tmp_path.iterdir()} == {"text.png", "thin.png"}  # nothing was begun
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "text.png",
+        "thin.png",
+    }  # nothing was begun
 
 
 @pytest.mark.parametrize(
