@@ -54,13 +54,13 @@ def contextual_similarity(
       distance: `"cosine"`, $(1 - \cos) / 2$ of both sets less the target's mean; `"l2"`, squared;
         `"l1"`; or a function `(b, c), (m, c) -> (b, m)` of non-negative distances, whose row `i`
         depends on row `i` of its first argument alone. It is given the points uncentred, in
-        the dtype of the computation.
+        the dtype of the computation. Outside `jit` it is compiled anew at every call.
       bandwidth: $h$, a positive Python number; smaller is closer to nearest neighbours.
       epsilon: $\epsilon$, a positive Python number, in the distance's unit.
       implementation: `"blockwise"` holds a block of rows of the distances, `"reference"` the whole
         `n x m`; they are equal. Forward mode (`jax.jvp`, `jax.jacfwd`) needs `"reference"`;
         `jax.hessian`, which is forward over reverse, does not.
-      block_size: Rows that `"blockwise"` holds at a time; `None` chooses.
+      block_size: Rows that `"blockwise"` holds at a time, at least 2; `None` chooses.
 
     Returns:
       CX, a scalar in (0, 1].

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ def main(
     `--variant NAME` chooses the configuration whose fields the other options replace; the first of
     `variants` is the default. What a user can get wrong ends in one line on standard error.
     """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("cxjax").setLevel(logging.INFO)  # what is downloaded, and how much
     names = list(variants)
     parser = argparse.ArgumentParser(prog=f"python -m {module}", add_help=False, allow_abbrev=False)
     parser.add_argument("--variant", choices=names, default=names[0])

@@ -192,6 +192,37 @@ def test_transforms_do_not_change_value_or_gradient(key, implementation, transfo
         np.testing.assert_allclose(gradient, want, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("split", ["x", "y"])
+@pytest.mark.parametrize("distance", ["cosine", "l1", "own"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_one_set_split_over_devices_and_the_other_on_all(key, implementation, distance, split):
+    if distance == "own":
+        distance = lambda x, y: jnp.square(jnp.square(x[:, None] - y[None]).sum(axis=-1))
+    batch = 8
+    f = functools.partial(
+        cxjax.contextual_loss, distance=distance, implementation=implementation, block_size=4
+    )
+    x, y = points(key, 10, 9)
+    many = jnp.linspace(0.5, 2, batch).reshape(-1, 1, 1) + (x if split == "x" else y)[None]
+    pair = (many, y) if split == "x" else (x, many)
+    axes, spec = (0, None) if split == "x" else (None, 0), PartitionSpec("data")
+    specs = (spec, PartitionSpec()) if split == "x" else (PartitionSpec(), spec)
+    mesh = jax.make_mesh((batch,), ("data",), axis_types=(AxisType.Auto,))
+    losses = jax.shard_map(jax.vmap(f, axes), mesh=mesh, in_specs=specs, out_specs=spec)
+    weights = jnp.linspace(-1, 1, batch)  # the gradient of what is shared sums over the devices
+
+    def run(losses):
+        total = lambda x, y: (weights * losses(x, y)).sum()
+        return jax.jit(jax.value_and_grad(total, (0, 1)))(*pair)
+
+    value, gradients = run(losses)
+    wanted, wanted_gradients = run(jax.vmap(f, axes))
+    np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
+    for gradient, want in zip(gradients, wanted_gradients, strict=True):
+        assert np.abs(want).max() > 1e-3
+        np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-5)
+
+
 def test_the_same_shapes_compile_once(key):
     x, y = points(key, 10, 9)
     traces = []

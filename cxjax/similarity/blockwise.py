@@ -59,17 +59,32 @@ def log_best(
       distance: Name of a distance, or a function whose row `i` depends on row `i` of `x` alone.
       bandwidth: $h$.
       epsilon: $\epsilon$.
-      block_size: Rows held at a time; `None` chooses.
+      block_size: Rows held at a time, at least 2; `None` chooses.
 
     Returns:
       The logarithms and the indices, both `(m,)`.
     """
     n, m = x.shape[0], y.shape[0]
+    x, y = _varying_alike(x, y)
     # A block of one row is a product with a vector, which rounds equal targets differently.
     options = _Options(bandwidth, epsilon, min(n, max(2, block_size or _block_size(m))))
     if callable(distance):  # not jitted: the cache would keep what it closes over
         return _by_function(x, y, distance, options)
     return _by_name(x, y, distance, options)
+
+
+def _varying_alike(*arrays):
+    """Under `shard_map`, lets all vary over the mesh axes that any of them varies over.
+
+    A loop's state would change its type if it began with one set and took in the other. A zero of
+    all of them is added, rather than axes compared, whose names in JAX change from version to
+    version; nothing of it remains after compilation. Of what is the same on all devices, JAX then
+    sums the gradients over them.
+    """
+    never = jnp.zeros((), bool)
+    zeros = [jnp.where(never, array.ravel()[0], 0) for array in arrays if array.size > 0]
+    zero = jax.lax.stop_gradient(sum(zeros[1:], zeros[0]))
+    return [array + zero.astype(array.dtype) for array in arrays]
 
 
 def _block_size(m: int) -> int:
@@ -93,7 +108,10 @@ def _by_function(x, y, function, options):
         closed = jax.extend.core.ClosedJaxpr(traced.jaxpr, constants)
         return jax.extend.core.jaxpr_as_fun(closed)(x, y)[0]
 
-    return _best_of_distances(distances, options, x, y, list(traced.consts))
+    is_real = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in traced.consts]
+    reals = [c for c, real in zip(traced.consts, is_real, strict=True) if real]
+    x, y, *reals = _varying_alike(x, y, *reals)
+    return _best_of_distances(distances, options, x, y, _joined(traced.consts, is_real, reals))
 
 
 # --- The forward pass ---
@@ -287,6 +305,12 @@ _best_of_products.defvjp(_best_of_products_fwd, _best_of_products_bwd, symbolic_
 # --- Any other distance: a second pass, with the distance's own derivative ---
 
 
+def _joined(constants, is_real, reals):
+    """The constants, with the real ones replaced by `reals`."""
+    remaining = iter(reals)
+    return [next(remaining) if real else c for c, real in zip(constants, is_real, strict=True)]
+
+
 def _function_distances(function, x, y, constants, options):
     def distances(start):
         return jnp.maximum(function(_block(x, start, options), y, constants), 0)
@@ -312,10 +336,7 @@ def _best_of_distances_bwd(function, options, residuals, cotangents):
     reals = [c for c, real in zip(constants, is_real, strict=True) if real]
 
     def with_reals(x, y, reals):
-        remaining = iter(reals)
-        return function(
-            x, y, [next(remaining) if r else c for c, r in zip(constants, is_real, strict=True)]
-        )
+        return function(x, y, _joined(constants, is_real, reals))
 
     def add(total, start, d_gradient):
         x_total, *rest_total = total
@@ -335,8 +356,8 @@ def _best_of_distances_bwd(function, options, residuals, cotangents):
         x.shape[0],
         options,
     )
-    remaining = iter(reals_gradient)
-    return x_gradient, y_gradient, [next(remaining) if real else None for real in is_real]
+    nothing = [None] * len(constants)  # no gradient of integers, masks and keys
+    return x_gradient, y_gradient, _joined(nothing, is_real, reals_gradient)
 
 
 _best_of_distances.defvjp(_best_of_distances_fwd, _best_of_distances_bwd)

@@ -104,6 +104,9 @@ class Config:
             raise ValueError(f"--size must be at most {LARGEST}; got {self.size}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must lie in 0 to 2**32 - 1; got {self.seed}")
+        for named in (self.style_layers, self.content_layers):
+            if len(set(named)) < len(named):
+                raise ValueError(f"a layer is named twice in {named}")
         known = layer_names(self.network)
         for name in (*self.style_layers, *self.content_layers):
             if name not in known:

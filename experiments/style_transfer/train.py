@@ -77,9 +77,11 @@ def run(config: Config) -> dict[str, Any]:
                     images.write_image(out / f"step{metrics['step']:05d}.png", image)
         except KeyboardInterrupt:
             interrupted = True
-            print(f"interrupted after step {metrics['step']}: keeping the best picture so far")
+            step = metrics["step"]
+            kept = f"after step {step}: keeping the best picture so far" if step else "at the start"
+            print(f"interrupted {kept}")
 
-    image = np.clip(image, 0, 1)
+    image = np.clip(jax.image.resize(image, stages[-1].content.shape, "cubic"), 0, 1)
     shown = [stages[-1].content, images.resize(target, longest_side=config.size), image]
     images.write_image(out / "result.png", image)
     images.write_image(out / "strip.png", images.strip(shown))
@@ -226,9 +228,10 @@ def summary(results: dict[str, Any]) -> str:
     """The figures, in two lines."""
     variation = results["total_variation"]
     last = results["last_step"]
+    if last["step"] == 0:
+        return "no step was finished: result.png is the start"
     return (
-        f"loss {last.get('loss', math.nan):.3f} (style {last.get('style', math.nan):.3f}, content "
-        f"{last.get('content', math.nan):.3f}) in {results['seconds_in_all']:.0f} s, of which "
-        f"{last.get('seconds', 0):.0f} s optimising\n"
+        f"loss {last['loss']:.3f} (style {last['style']:.3f}, content {last['content']:.3f}) in "
+        f"{results['seconds_in_all']:.0f} s, of which {last['seconds']:.0f} s optimising\n"
         "total variation: " + ", ".join(f"{name} {value:.4f}" for name, value in variation.items())
     )

@@ -1,6 +1,7 @@
 """Style transfer on real features: what it writes, what it refuses, and that it can be stopped."""
 
 import dataclasses
+import itertools
 import json
 import signal
 import subprocess
@@ -107,6 +108,22 @@ def test_interrupting_keeps_the_best_picture(tmp_path):
     assert images.read_image(out / "result.png").shape == (48, 48, 3)
 
 
+@pytest.mark.parametrize("finished", [0, 1])
+def test_what_is_kept_has_the_final_size(tmp_path, monkeypatch, capsys, finished):
+    def interrupt(*args, **kwargs):
+        yield from itertools.islice(original(*args, **kwargs), finished)
+        raise KeyboardInterrupt
+
+    original = train.optimize
+    monkeypatch.setattr(train, "optimize", interrupt)
+    results = train.run(settings(out=tmp_path / "out"))
+    assert results["last_step"]["step"] == finished
+    assert images.read_image(tmp_path / "out/result.png").shape == (48, 48, 3)
+    printed = capsys.readouterr().out
+    assert ("no step was finished" in printed) == (finished == 0)
+    assert "nan" not in printed
+
+
 def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch):
     original = train.make_objective
 
@@ -200,6 +217,7 @@ def fails(capsys, *arguments):
         (["--size", "8"], "the content, 5 x 5 px at one of the --scales (0.67, 1.0) of --size 8"),
         (["--size", "300000"], "--size must be at most 8192; got 300000"),
         (["--seed", "99999999999999999999"], "--seed must lie in 0 to 2**32 - 1"),
+        (["--style-layers", "conv1_1", "conv1_1"], "a layer is named twice in"),
         (["--scales", "nan", "1"], "--scales must lie in (0, 1] and end in 1"),
         (["{folder}/thin.png"], "the content, 32 x 1 px at one of"),
         (["--size", "0"], "--size must be at least 1; got 0"),

@@ -235,3 +235,10 @@ def test_memory_is_linear(key):
         return _temporary_bytes(blockwise_best, x, y, distance="cosine", block_size=64)
 
     assert bytes_at(4096) < 2.2 * bytes_at(2048)
+
+
+def test_memory_at_full_resolution():
+    points = jax.ShapeDtypeStruct((16_384, 256), jnp.float32)  # compiled, not run
+    f = lambda x, y: blockwise_best(x, y, distance="cosine", block_size=None).sum()
+    compiled = jax.jit(jax.grad(f)).lower(points, points).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 80e6
