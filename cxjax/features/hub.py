@@ -42,7 +42,7 @@ def fetch_tensors(repository: str, filename: str, keys: Sequence[str], folder: P
       ConnectionError: If it cannot be fetched.
       ImportError: If huggingface_hub or safetensors is missing.
     """
-    import huggingface_hub  # noqa: F401
+    import huggingface_hub  # noqa: F401 (its absence is no failed connection)
     import safetensors.numpy
 
     try:

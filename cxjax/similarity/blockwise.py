@@ -65,7 +65,6 @@ def log_best(
       The logarithms and the indices, both `(m,)`.
     """
     n, m = x.shape[0], y.shape[0]
-    x, y = _varying_alike(x, y)
     # A block of one row is a product with a vector, which rounds equal targets differently.
     options = _Options(bandwidth, epsilon, min(n, max(2, block_size or _block_size(m))))
     if callable(distance):  # not jitted: the cache would keep what it closes over
@@ -96,10 +95,12 @@ def _block_size(m: int) -> int:
 def _by_name(x, y, distance, options):
     if distance == "l1":
         return _by_function(x, y, l1, options)
+    x, y = _varying_alike(x, y)
     return _best_of_products(options, factor(x, y, distance=distance))
 
 
 def _by_function(x, y, function, options):
+    x, y = _varying_alike(x, y)
     # What the function closes over becomes an argument, so that it too can be differentiated, and
     # may be traced whatever it is.
     traced = jax.make_jaxpr(function)(x[: options.block_size], y)
