@@ -1,11 +1,11 @@
 """Losses for images that are not aligned: the Contextual Loss and its family, in JAX."""
 
 from cxjax.features.weights import load_vgg as load_vgg
-from cxjax.losses import contextual_loss as contextual_loss
-from cxjax.losses import contextual_matches as contextual_matches
-from cxjax.losses import contextual_similarity as contextual_similarity
-from cxjax.losses import gram_loss as gram_loss
-from cxjax.losses import l1_loss as l1_loss
-from cxjax.losses import l2_loss as l2_loss
-from cxjax.losses import perceptual_loss as perceptual_loss
-from cxjax.losses import total_variation as total_variation
+from cxjax.losses.baselines import gram_loss as gram_loss
+from cxjax.losses.baselines import l1_loss as l1_loss
+from cxjax.losses.baselines import l2_loss as l2_loss
+from cxjax.losses.baselines import perceptual_loss as perceptual_loss
+from cxjax.losses.baselines import total_variation as total_variation
+from cxjax.losses.contextual import contextual_loss as contextual_loss
+from cxjax.losses.contextual import contextual_matches as contextual_matches
+from cxjax.losses.contextual import contextual_similarity as contextual_similarity

@@ -41,18 +41,47 @@ class Factors(NamedTuple):
     right: Float[Array, "m k"]
 
 
+def weighted_mean(
+    points: Float[Array, "n c"],
+    weights: Float[Array, " n"] | None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> Float[Array, " c"]:
+    """Mean of points that count as often as their weights say.
+
+    Args:
+      points: Points, `(n, c)`.
+      weights: Multiplicities, `(n,)`, not all zero; `None` is ones.
+      axis_name: Mesh axes that the points are spread over, inside `shard_map` or `pmap`.
+
+    Returns:
+      The mean, `(c,)`.
+    """
+    if weights is None:
+        mean = points.mean(axis=0)
+        return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+    total, count = (points * weights[:, None]).sum(axis=0), weights.sum()
+    if axis_name is not None:
+        total, count = jax.lax.psum((total, count), axis_name)
+    return total / count
+
+
 def factor(
-    x: Float[Array, "n c"], y: Float[Array, "m c"], *, distance: Literal["cosine", "l2"]
+    x: Float[Array, "n c"],
+    y: Float[Array, "m c"],
+    mean: Float[Array, " c"],
+    *,
+    distance: Literal["cosine", "l2"],
 ) -> Factors:
     r"""Writes the cosine or the squared L2 distance as one product and a clamp.
 
-    Both are taken about the target's mean. For the cosine distance that is the paper's definition:
+    Both are taken about `mean`, in the paper the target's: there
     $d_{ij} = (1 - \cos(x_i - \mu_y, y_j - \mu_y)) / 2$, halved as in the authors' code. Squared L2
     is the same about any point, and cancels least about that one.
 
     Args:
       x: Source points, `(n, c)`.
       y: Target points, `(m, c)`.
+      mean: The point taken as the origin, `(c,)`.
       distance: `"cosine"` or `"l2"`.
 
     Returns:
@@ -62,8 +91,7 @@ def factor(
       Mechrez et al., ECCV 2018; `create_using_dotP` and `create_using_L2` of the authors' code,
       whose mean runs over the batch too: per image here, as in the paper.
     """
-    mean = y.mean(axis=0, keepdims=True)
-    x, y = x - mean, y - mean
+    x, y = x - mean[None, :], y - mean[None, :]
     if distance == "cosine":
         # What is left of a point that equals the mean is rounding noise, without a direction.
         noise = 8 * jnp.finfo(y.dtype).eps * jnp.sqrt((mean * mean).sum())
@@ -118,13 +146,14 @@ def l1(x: Float[Array, "n c"], y: Float[Array, "m c"]) -> Float[Array, "n m"]:
 
 
 def pairwise(
-    x: Float[Array, "n c"], y: Float[Array, "m c"], *, distance: Distance
+    x: Float[Array, "n c"], y: Float[Array, "m c"], mean: Float[Array, " c"], *, distance: Distance
 ) -> Float[Array, "n m"]:
     """All distances at once, clamped at 0, with zero gradient where they are clamped.
 
     Args:
       x: Source points, `(n, c)`.
       y: Target points, `(m, c)`.
+      mean: The point taken as the origin, `(c,)`; it matters to the cosine distance alone.
       distance: `"cosine"`, `"l2"` (squared), `"l1"`, or a function of `x` and `y`.
 
     Returns:
@@ -135,6 +164,6 @@ def pairwise(
     elif distance == "l1":
         distances = l1(x, y)
     else:
-        offset, left, right = factor(x, y, distance=distance)
+        offset, left, right = factor(x, y, mean, distance=distance)
         distances = offset[:, None] + product(left, right)
     return jnp.where(distances <= 0, 0, distances)  # a NaN stays a NaN

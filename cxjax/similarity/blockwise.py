@@ -1,16 +1,16 @@
 r"""The reference's numbers in linear memory: one pass over blocks of source rows, own derivative.
 
-Everything about source $i$ needs row $i$ of the distances alone. With $m_i$ the row's minimum and
-$r_i = 1 / (h (m_i + \epsilon))$,
+Everything about source $i$ needs row $i$ of the distances alone. With $m_i$ the row's minimum,
+$r_i = 1 / (h (m_i + \epsilon))$ and $\omega_j$ the target's weight,
 
 $$\log \mathrm{CX}_{ij} = -r_i (d_{ij} - m_i) - \log S_i, \qquad
-S_i = \sum_j e^{-r_i (d_{ij} - m_i)},$$
+S_i = \sum_j \omega_j e^{-r_i (d_{ij} - m_i)},$$
 
 so a block of rows is made, reduced to a running maximum of every column, and thrown away. The
 exponents are differences of distances: near copies stay exact where $r_i$ is large.
 
 For the derivative let $G_j$ be the cotangent of target $j$'s maximum, won by source $i(j)$,
-$p_{ij} = \mathrm{CX}_{ij}$, $G_i$ the sum of $G_j$ over the targets that $i$ won, and
+$p_{ij} = \omega_j \mathrm{CX}_{ij}$, $G_i$ the sum of $G_j$ over the targets that $i$ won, and
 $C_{ij} = G_j [i = i(j)] - G_i p_{ij}$, the cotangent of $\log \mathrm{CX}$ before its normaliser's
 share is split off. Its rows sum to zero. Then
 
@@ -21,55 +21,83 @@ When the distance is a product, $d_{ij} = u_i + l_i \cdot r_j$, the gradient of 
 $V_i = \sum_j C_{ij} r_j$, that is the mean $o_i = \sum_j p_{ij} r_j$, which the forward pass keeps
 at the price of one more product; there is no second pass. The gradient of the targets takes one,
 and is skipped when nobody asks for it.
+
+On a CPU the time beside the products goes into reading the block again and again. So the targets
+are cut into tiles, which stay in the cache between the exponential and the second product, and
+indices are looked for in an eighth of the block.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.extend
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cxjax.distances import Distance, Factors, factor, l1, product
+
+# Measured on two cores (experiments/benchmark): float32 elements of a block and of a tile of it.
+_BLOCK_ELEMENTS = 2**22
+_TILE_ELEMENTS = 2**19
+_TILES_FROM = 2048  # targets
+_SLICES = 8
 
 
 class _Options(NamedTuple):
     bandwidth: float
     epsilon: float
     block_size: int  # at most n
+    target_axis: str | tuple[str, ...] | None  # mesh axes that the targets are spread over
+
+
+class _Taking(NamedTuple):
+    """Who takes part, and how often; `None` is everybody, once."""
+
+    sources: Bool[Array, " n"] | None
+    targets: Float[Array, " m"] | None
 
 
 def log_best(
     x: Float[Array, "n c"],
     y: Float[Array, "m c"],
+    mean: Float[Array, " c"],
     *,
     distance: Distance,
     bandwidth: float,
     epsilon: float,
     block_size: int | None,
+    present: Bool[Array, " n"] | None = None,
+    weights: Float[Array, " m"] | None = None,
+    target_axis: str | tuple[str, ...] | None = None,
 ) -> tuple[Float[Array, " m"], Int[Array, " m"]]:
     r"""For every target, $\max_i \log \mathrm{CX}_{ij}$ and the lowest source index that has it.
 
     Args:
       x: Source points, `(n, c)`.
       y: Target points, `(m, c)`.
+      mean: What the distance is taken about.
       distance: Name of a distance, or a function whose row `i` depends on row `i` of `x` alone.
       bandwidth: $h$.
       epsilon: $\epsilon$.
       block_size: Rows held at a time, at least 2; `None` chooses.
+      present: Sources that take part, at least one; `None` is all.
+      weights: Multiplicities of the targets, at least one of them positive; `None` is ones.
+      target_axis: Mesh axes over which the targets are spread; the sources are whole everywhere.
 
     Returns:
-      The logarithms and the indices, both `(m,)`.
+      The logarithms and the indices, both `(m,)`; of targets without weight, any number.
     """
     n, m = x.shape[0], y.shape[0]
     # A block of one row is a product with a vector, which rounds equal targets differently.
-    options = _Options(bandwidth, epsilon, min(n, max(2, block_size or _block_size(m))))
+    block_size = min(n, max(2, block_size or _block_size(m)))
+    options = _Options(bandwidth, epsilon, block_size, target_axis)
+    taking = _Taking(present, weights)
     if callable(distance):  # not jitted: the cache would keep what it closes over
-        return _by_function(x, y, distance, options)
-    return _by_name(x, y, distance, options)
+        return _by_function(x, y, taking, distance, options)
+    return _by_name(x, y, mean, taking, distance, options)
 
 
 def _varying_alike(*arrays):
@@ -87,19 +115,39 @@ def _varying_alike(*arrays):
 
 
 def _block_size(m: int) -> int:
-    """Rows of 8 MB together in float32, but enough of them for an efficient product."""
-    return max(64, min(512, 2**21 // m))
+    """Rows of 16 MB together in float32, but enough of them for an efficient product."""
+    return max(64, min(512, _BLOCK_ELEMENTS // m))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _by_name(x, y, distance, options):
+def _tile_count(m: int, block_size: int) -> int:
+    """Tiles of 2 MB of a block in float32, but enough of them to search only one's width."""
+    if m < _TILES_FROM:
+        return 1
+    return min(16, max(4, round(m * block_size / _TILE_ELEMENTS)))
+
+
+def _tiles(array, count):
+    """Target `j` goes to tile `j % count`: a position then comes before all later ones' targets."""
+    return [array[k::count] for k in range(count)]
+
+
+def _whole(tiles):
+    """The array that `_tiles` cut."""
+    width, count = tiles[-1].shape[0], len(tiles)
+    even = jnp.stack([tile[:width] for tile in tiles], axis=1)
+    even = even.reshape(width * count, *tiles[0].shape[1:])
+    return jnp.concatenate([even, *(tile[width:] for tile in tiles)])
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _by_name(x, y, mean, taking, distance, options):
     if distance == "l1":
-        return _by_function(x, y, l1, options)
-    x, y = _varying_alike(x, y)
-    return _best_of_products(options, factor(x, y, distance=distance))
+        return _by_function(x, y, taking, l1, options)
+    x, y, mean = _varying_alike(x, y, mean)
+    return _best_of_products(options, taking, factor(x, y, mean, distance=distance))
 
 
-def _by_function(x, y, function, options):
+def _by_function(x, y, taking, function, options):
     x, y = _varying_alike(x, y)
     # What the function closes over becomes an argument, so that it too can be differentiated, and
     # may be traced whatever it is.
@@ -112,7 +160,8 @@ def _by_function(x, y, function, options):
     is_real = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in traced.consts]
     reals = [c for c, real in zip(traced.consts, is_real, strict=True) if real]
     x, y, *reals = _varying_alike(x, y, *reals)
-    return _best_of_distances(distances, options, x, y, _joined(traced.consts, is_real, reals))
+    constants = _joined(traced.consts, is_real, reals)
+    return _best_of_distances(distances, options, taking, x, y, constants)
 
 
 # --- The forward pass ---
@@ -129,9 +178,14 @@ class _Rows(NamedTuple):
     """What the derivative needs to know of every source."""
 
     minimum: Float[Array, " n"]
-    argmin: Int[Array, " n"]
-    log_sum: Float[Array, " n"]  # log S_i
+    origin: Float[Array, " n"]  # the minimum, less the offset of the row
+    argmin: Int[Array, " n"]  # -1 where the nearest target is on another device
+    log_sum: Float[Array, " n"]  # log S_i; infinite where the source takes no part
     mean: Float[Array, "n k"] | None = None  # o_i
+
+
+# Distances less their row's offset, of the block that starts there: the offset, and the tiles.
+_Block = Callable[[Int[Array, ""]], tuple[Float[Array, " b"], Sequence[Float[Array, "b t"]]]]
 
 
 def _starts(n: int, block_size: int) -> Int[Array, " blocks"]:
@@ -139,7 +193,7 @@ def _starts(n: int, block_size: int) -> Int[Array, " blocks"]:
     return jnp.minimum(jnp.arange(0, n, block_size), n - block_size)
 
 
-def _block(array, start, options):
+def _slice(array, start, options):
     """The rows of one block."""
     return jax.lax.dynamic_slice_in_dim(array, start, options.block_size)
 
@@ -148,156 +202,271 @@ def _rate(minimum, options):
     return 1 / (options.bandwidth * (minimum + options.epsilon))
 
 
+def _exponent(tile, origin, rate):
+    """-r_i (d_ij - m_i), whose last clamp is that of the distance at 0."""
+    return jnp.minimum(-rate[:, None] * (tile - origin[:, None]), 0)
+
+
+def _row_sum(array):
+    """As a product, because XLA adds up a row one entry after the other on a CPU."""
+    ones = jnp.ones_like(array, shape=array.shape[1:])
+    return jnp.matmul(array, ones, precision=jax.lax.Precision.HIGHEST)
+
+
+def _first(holds, axis):
+    """The lowest index at which a condition holds; the last one if it never does, as with NaN."""
+    index = jax.lax.broadcasted_iota(jnp.int32, holds.shape, axis)
+    return jnp.where(holds, index, holds.shape[axis] - 1).min(axis)
+
+
+def _collective(reduce, array, options):
+    """`reduce` over the devices that hold the targets, if there are several."""
+    if options.target_axis is None:
+        return array
+    return _varying_alike(reduce(array, options.target_axis), array)[0]
+
+
+def _row_minimum(tiles, weights, options):
+    """Smallest entry of every row among the targets with weight, and the lowest index of it.
+
+    The tiles are compared entry by entry, which a CPU does as fast as it reads; only one tile's
+    width is searched. A search of the whole costs several times that.
+    """
+    if weights is not None:
+        far = jnp.finfo(tiles[0].dtype).max
+        tiles = [jnp.where(w[None, :] > 0, t, far) for t, w in zip(tiles, weights, strict=True)]
+    width, count = tiles[-1].shape[1], len(tiles)
+    even = [tile[:, :width] for tile in tiles]
+    least = functools.reduce(jnp.minimum, even)
+    minimum = least.min(axis=1)
+    position = _first(least == minimum[:, None], 1)
+    candidates = [jnp.take_along_axis(tile, position[:, None], 1) for tile in even]
+    candidates = jnp.concatenate(candidates, axis=1)
+    index = position * count + _first(candidates == minimum[:, None], 1)
+    odd = [tile[:, width:] for tile in tiles if tile.shape[1] > width]
+    if odd:  # the last targets, if there are not as many in every tile
+        last = jnp.concatenate(odd, axis=1)
+        last_minimum = last.min(axis=1)
+        last_index = width * count + _first(last == last_minimum[:, None], 1)
+        index = jnp.where(last_minimum < minimum, last_index, index)
+        minimum = jnp.minimum(minimum, last_minimum)
+    if options.target_axis is None:
+        return minimum, index
+    smallest = _collective(jax.lax.pmin, minimum, options)
+    device = jax.lax.axis_index(options.target_axis)
+    devices = jax.lax.axis_size(options.target_axis)
+    owner = jax.lax.pmin(jnp.where(minimum == smallest, device, devices), options.target_axis)
+    return smallest, jnp.where(device == owner, index, -1)
+
+
+def _column_maximum(tile):
+    """Largest entry of every column, and the lowest index of it: the same by rows in eights."""
+    rows = tile.shape[0]
+    chunks = rows // _SLICES
+    if chunks < 2:
+        maximum = tile.max(axis=0)
+        return maximum, _first(tile == maximum[None, :], 0)
+    even = [tile[k : chunks * _SLICES : _SLICES] for k in range(_SLICES)]
+    most = functools.reduce(jnp.maximum, even)
+    maximum = most.max(axis=0)
+    start = _first(most == maximum[None, :], 0) * _SLICES
+    candidates = start[None, :] + jnp.arange(_SLICES, dtype=start.dtype)[:, None]
+    found = jnp.take_along_axis(tile, candidates, 0, mode="promise_in_bounds")
+    index = start + _first(found == maximum[None, :], 0)
+    if rows % _SLICES:
+        last = tile[chunks * _SLICES :]
+        last_maximum = last.max(axis=0)
+        last_index = chunks * _SLICES + _first(last == last_maximum[None, :], 0)
+        index = jnp.where(last_maximum > maximum, last_index, index)
+        maximum = jnp.maximum(maximum, last_maximum)
+    return maximum, index
+
+
 def _forward(
-    distances: Callable[[Int[Array, ""]], Float[Array, "b m"]],  # of the block that starts there
-    x: Float[Array, "n c"],
-    y: Float[Array, "m k"],
+    block: _Block,
+    tiles: Sequence[Float[Array, "t k"]],
+    taking: _Taking,
+    n: int,
     options: _Options,
     *,
     keep_mean: bool,
 ) -> tuple[_Columns, _Rows]:
+    weights = None if taking.targets is None else _tiles(taking.targets, len(tiles))
+
     def visit(carry, start):
         columns, rows = carry
-        d = distances(start)
-        minimum = d.min(axis=1, keepdims=True)
-        exponent = -_rate(minimum, options) * (d - minimum)
-        e = jnp.exp(exponent)
-        total = e.sum(axis=1, keepdims=True)
-        log_cx = exponent - jnp.log(total)
+        offset, distances = block(start)
+        smallest, argmin = _row_minimum(distances, weights, options)
+        minimum, origin = jnp.maximum(offset + smallest, 0), jnp.maximum(smallest, -offset)
+        rate = _rate(minimum, options)
 
-        best = log_cx.max(axis=0)
-        row = start + jax.lax.broadcasted_iota(start.dtype, d.shape, 0)
-        index = jnp.where(log_cx == best[None, :], row, x.shape[0]).min(axis=0)
-        columns = _Columns(
-            jnp.maximum(columns.best, best),
-            jnp.where(best > columns.best, index, columns.index),
-        )
+        total, mean = jnp.zeros_like(minimum), 0
+        for k, (tile, points) in enumerate(zip(distances, tiles, strict=True)):
+            e = jnp.exp(_exponent(tile, origin, rate))
+            e = e if weights is None else e * weights[k][None, :]
+            e = jax.lax.optimization_barrier(e)  # made once for both its uses
+            total += _row_sum(e)
+            if keep_mean:
+                mean += product(e, points.T)
+        total = _collective(jax.lax.psum, total, options)
+        log_sum = jnp.log(total)
+        if taking.sources is not None:
+            log_sum = jnp.where(_slice(taking.sources, start, options), log_sum, jnp.inf)
 
-        column = jax.lax.broadcasted_iota(start.dtype, d.shape, 1)
-        argmin = jnp.where(d == minimum, column, d.shape[1] - 1).min(axis=1)
-        mean = product(e, y.T) / total if keep_mean else None
-        new = _Rows(minimum[:, 0], argmin, jnp.log(total)[:, 0], mean)
+        better = []
+        for tile, (best, index) in zip(distances, columns, strict=True):
+            log_cx = _exponent(tile, origin, rate) - log_sum[:, None]
+            new_best, new_index = _column_maximum(log_cx)
+            index = jnp.where(new_best > best, start + new_index, index)
+            better.append(_Columns(jnp.maximum(best, new_best), index))
+
+        mean = mean / total[:, None] if keep_mean else None
         write = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
-        return (columns, jax.tree.map(write, rows, new)), None
+        new = _Rows(minimum, origin, argmin, log_sum, mean)
+        return (better, jax.tree.map(write, rows, new)), None
 
-    per_row = jnp.zeros_like(x[:, 0])
-    starts = _starts(x.shape[0], options.block_size)
-    mean = jnp.zeros_like(x, shape=(x.shape[0], y.shape[1])) if keep_mean else None
-    rows = _Rows(per_row, jnp.zeros_like(per_row, starts.dtype), per_row, mean)
-    columns = _Columns(jnp.full_like(y[:, 0], -jnp.inf), jnp.zeros_like(y[:, 0], starts.dtype))
+    like = lambda array, shape, value: jnp.full_like(array, value, shape=shape)
+    columns = [
+        _Columns(like(t, t.shape[:1], -jnp.inf), like(t, t.shape[:1], 0).astype(jnp.int32))
+        for t in tiles
+    ]
+    row, k = like(tiles[0], (n,), 0), tiles[0].shape[1]
+    mean = like(tiles[0], (n, k), 0) if keep_mean else None
+    rows = _Rows(row, row, row.astype(jnp.int32), row, mean)
+    starts = _starts(n, options.block_size).astype(jnp.int32)
     (columns, rows), _ = jax.lax.scan(visit, (columns, rows), starts)
-    return columns, rows
+    return _Columns(*(_whole(parts) for parts in zip(*columns, strict=True))), rows
 
 
 # --- The derivative, block by block ---
 
 
-def _won(g: Float[Array, " m"], index: Int[Array, " m"], n: int) -> Float[Array, " n"]:
+def _won(g: Float[Array, " m"], index: Int[Array, " m"], n: int, options) -> Float[Array, " n"]:
     r"""$G_i$: the cotangents of the targets that each source won."""
-    return jax.ops.segment_sum(g, index, n)
+    return _collective(jax.lax.psum, jax.ops.segment_sum(g, index, n), options)
 
 
-def _row_gradient(slope, rows, options):
+def _row_gradient(slope, minimum, options):
     r"""$D_i$, from $\sum_j C_{ij} d_{ij}$; a minimum that is clamped at 0 has no gradient."""
-    slope = slope * _rate(rows.minimum, options) / (rows.minimum + options.epsilon)
-    return jnp.where(rows.minimum <= 0, 0, slope)
+    slope = _collective(jax.lax.psum, slope, options)
+    slope = slope * _rate(minimum, options) / (minimum + options.epsilon)
+    return jnp.where(minimum <= 0, 0, slope)
 
 
-def _distance_gradient(d, start, is_new, g, g_rows, columns_index, rows, options):
-    """dL/dd of a block of rows, recomputed; zero in the rows that the block before had too."""
-    rows = jax.tree.map(lambda whole: _block(whole, start, options), rows)
-    g_rows = _block(g_rows, start, options)
-    minimum = rows.minimum[:, None]
-    rate = _rate(minimum, options)
-    cx = jnp.exp(-rate * (d - minimum) - rows.log_sum[:, None])
-    row = start + jax.lax.broadcasted_iota(start.dtype, d.shape, 0)
-    c = jnp.where(columns_index[None, :] == row, g[None, :], 0) - g_rows[:, None] * cx
-    to_minimum = _row_gradient((c * (d - minimum)).sum(axis=1), rows, options)
-    column = jax.lax.broadcasted_iota(start.dtype, d.shape, 1)
-    at_minimum = jnp.where(column == rows.argmin[:, None], to_minimum[:, None], 0)
-    return jnp.where((d > 0) & is_new[:, None], at_minimum - rate * c, 0)
+def _cotangent(tile, rows, weight, row, g, g_rows, index, options):
+    """C of a tile of a block: the cotangent of log CX, whose rows sum to zero."""
+    exponent = _exponent(tile, rows.origin, _rate(rows.minimum, options))
+    p = jnp.exp(exponent - rows.log_sum[:, None])
+    p = p if weight is None else p * weight[None, :]
+    return jnp.where(index[None, :] == row[:, None], g[None, :], 0) - g_rows[:, None] * p
 
 
-def _distance_gradients(add, initial, distances, g, columns, rows, n, options):
-    """Folds `add(carry, start, dL/dd)` over all blocks."""
-    g_rows = _won(g, columns.index, n)
+def _fold(add, initial, g_rows, rows, n, options):
+    """Folds `add(carry, start, row, G, rows)` over all blocks: `row` is the rows' numbers.
+
+    In the rows that the block before had too, G is 0 and the number is none that can win.
+    """
 
     def visit(carry, position):
         start, first_new = position
-        is_new = start + jnp.arange(options.block_size) >= first_new
-        d = distances(start)
-        d_gradient = _distance_gradient(d, start, is_new, g, g_rows, columns.index, rows, options)
-        return add(carry, start, d_gradient), None
+        row = start + jnp.arange(options.block_size, dtype=jnp.int32)
+        is_new = row >= first_new
+        part = jax.tree.map(lambda whole: _slice(whole, start, options), (g_rows, rows))
+        g_block = jnp.where(is_new, part[0], 0)
+        return add(carry, start, jnp.where(is_new, row, -1), g_block, part[1]), None
 
     positions = (_starts(n, options.block_size), jnp.arange(0, n, options.block_size))
+    positions = jax.tree.map(lambda array: array.astype(jnp.int32), positions)
     return jax.lax.scan(visit, initial, positions)[0]
 
 
 # --- Distances that are products: no second pass for the sources ---
 
 
-def _product_distances(factors, options):
-    def distances(start):
-        offset = _block(factors.offset, start, options)
-        left = _block(factors.left, start, options)
-        return jnp.maximum(offset[:, None] + product(left, factors.right), 0)
+def _product_block(offset, left, tiles, options: _Options) -> _Block:
+    def block(start):
+        rows = _slice(left, start, options)
+        return _slice(offset, start, options), [product(rows, tile) for tile in tiles]
 
-    return distances
+    return block
+
+
+def _forward_of_products(options, taking, factors: Factors, *, keep_mean):
+    n, m = factors.left.shape[0], factors.right.shape[0]
+    tiles = _tiles(factors.right, _tile_count(m, options.block_size))
+    block = _product_block(factors.offset, factors.left, tiles, options)
+    return tiles, *_forward(block, tiles, taking, n, options, keep_mean=keep_mean)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _best_of_products(options: _Options, factors: Factors):
-    distances = _product_distances(factors, options)
-    columns, _ = _forward(distances, factors.left, factors.right, options, keep_mean=False)
-    return tuple(columns)
+def _best_of_products(options: _Options, taking: _Taking, factors: Factors):
+    return tuple(_forward_of_products(options, taking, factors, keep_mean=False)[1])
 
 
-def _best_of_products_fwd(options, factors):
+def _best_of_products_fwd(options, taking, factors):
     # What nobody asks for is skipped. The structure of the residuals must not depend on that: under
     # `jit` JAX keeps one forward rule per pattern of zeros, but a single structure for them all.
     for_sources = factors.left.perturbed or factors.offset.perturbed
     for_targets = jnp.asarray(factors.right.perturbed)
-    factors = Factors(*(factor.value for factor in factors))
-    distances = _product_distances(factors, options)
-    columns, rows = _forward(distances, factors.left, factors.right, options, keep_mean=for_sources)
+    is_primal = lambda leaf: hasattr(leaf, "perturbed")
+    taking, factors = jax.tree.map(
+        lambda primal: primal.value, (taking, factors), is_leaf=is_primal
+    )
+    tiles, columns, rows = _forward_of_products(options, taking, factors, keep_mean=for_sources)
     if not for_sources:
         rows = rows._replace(mean=jnp.zeros_like(factors.left))
-    return tuple(columns), (factors, columns, rows, for_targets)
+    # The tiles instead of the targets: one copy of them is enough.
+    return tuple(columns), (taking, factors.left, tiles, columns, rows, for_targets)
 
 
 def _best_of_products_bwd(options, residuals, cotangents):
-    factors, columns, rows, for_targets = residuals
-    g = cotangents[0]
+    taking, left, tiles, columns, rows, for_targets = residuals
+    g, n = cotangents[0], left.shape[0]
     if isinstance(g, SymbolicZero):
-        return (jax.tree.map(jnp.zeros_like, factors),)
-    n = factors.left.shape[0]
+        g = jnp.zeros_like(columns.best)
+    g_rows = _won(g, columns.index, n, options)
 
-    v = -_won(g, columns.index, n)[:, None] * rows.mean
-    v = v.at[columns.index].add(g[:, None] * factors.right)
-    offset_gradient = _row_gradient((factors.left * v).sum(axis=1), rows, options)
-    left_gradient = (
-        offset_gradient[:, None] * factors.right[rows.argmin]
-        - _rate(rows.minimum, options)[:, None] * v
-    )
-
-    def add(total, start, d_gradient):
-        return total + product(d_gradient.T, _block(factors.left, start, options).T)
+    v = -g_rows[:, None] * rows.mean
+    for k, tile in enumerate(tiles):
+        index, g_tile = columns.index[k :: len(tiles)], g[k :: len(tiles)]
+        v = v.at[index].add(g_tile[:, None] * tile)
+    to_minimum = _row_gradient((left * v).sum(axis=1), rows.minimum, options)
+    if options.target_axis is not None:
+        to_minimum = jnp.where(rows.argmin < 0, 0, to_minimum)  # one device alone passes it on
+    nearest = _whole(tiles)[rows.argmin]
+    left_gradient = to_minimum[:, None] * nearest - _rate(rows.minimum, options)[:, None] * v
 
     right_gradient = jax.lax.cond(
         for_targets,
-        lambda: _distance_gradients(
-            add,
-            jnp.zeros_like(factors.right),
-            _product_distances(factors, options),
-            g,
-            columns,
-            rows._replace(mean=None),
-            n,
-            options,
+        lambda: (
+            _targets_gradient(left, tiles, taking, g, g_rows, columns, rows, options)
+            .at[rows.argmin]
+            .add(to_minimum[:, None] * left)
         ),
-        lambda: jnp.zeros_like(factors.right),
+        lambda: jnp.zeros_like(left, shape=(g.shape[0], left.shape[1])),
     )
-    return (Factors(offset_gradient, left_gradient, right_gradient),)
+    return None, Factors(to_minimum, left_gradient, right_gradient)
+
+
+def _targets_gradient(left, tiles, taking, g, g_rows, columns, rows, options):
+    """One more pass, for all but what flows to the nearest targets."""
+    cut = lambda array: [None] * len(tiles) if array is None else _tiles(array, len(tiles))
+    weights, g_tiles, indices = cut(taking.targets), cut(g), cut(columns.index)
+
+    def add(totals, start, row, g_block, part):
+        block = _slice(left, start, options)
+        scaled = -_rate(part.minimum, options)[:, None] * block
+        found = []
+        for total, tile, weight, g_tile, index in zip(
+            totals, tiles, weights, g_tiles, indices, strict=True
+        ):
+            c = _cotangent(product(block, tile), part, weight, row, g_tile, g_block, index, options)
+            found.append(total + product(c.T, scaled.T))
+        return found
+
+    initial = jax.tree.map(jnp.zeros_like, tiles)
+    rows = rows._replace(mean=None)
+    return _whole(_fold(add, initial, g_rows, rows, left.shape[0], options))
 
 
 _best_of_products.defvjp(_best_of_products_fwd, _best_of_products_bwd, symbolic_zeros=True)
@@ -312,53 +481,54 @@ def _joined(constants, is_real, reals):
     return [next(remaining) if real else c for c, real in zip(constants, is_real, strict=True)]
 
 
-def _function_distances(function, x, y, constants, options):
-    def distances(start):
-        return jnp.maximum(function(_block(x, start, options), y, constants), 0)
+def _function_block(function, x, y, constants, options) -> _Block:
+    def block(start):
+        distances = function(_slice(x, start, options), y, constants)
+        return jnp.zeros_like(distances[:, 0]), [distances]
 
-    return distances
+    return block
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _best_of_distances(function, options, x, y, constants):
-    distances = _function_distances(function, x, y, constants, options)
-    return tuple(_forward(distances, x, y, options, keep_mean=False)[0])
+def _best_of_distances(function, options, taking, x, y, constants):
+    block = _function_block(function, x, y, constants, options)
+    return tuple(_forward(block, [y], taking, x.shape[0], options, keep_mean=False)[0])
 
 
-def _best_of_distances_fwd(function, options, x, y, constants):
-    distances = _function_distances(function, x, y, constants, options)
-    columns, rows = _forward(distances, x, y, options, keep_mean=False)
-    return tuple(columns), (x, y, constants, columns, rows)
+def _best_of_distances_fwd(function, options, taking, x, y, constants):
+    block = _function_block(function, x, y, constants, options)
+    columns, rows = _forward(block, [y], taking, x.shape[0], options, keep_mean=False)
+    return tuple(columns), (taking, x, y, constants, columns, rows)
 
 
 def _best_of_distances_bwd(function, options, residuals, cotangents):
-    x, y, constants, columns, rows = residuals
+    taking, x, y, constants, columns, rows = residuals
+    g = cotangents[0]
     is_real = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in constants]
     reals = [c for c, real in zip(constants, is_real, strict=True) if real]
 
     def with_reals(x, y, reals):
         return function(x, y, _joined(constants, is_real, reals))
 
-    def add(total, start, d_gradient):
+    def add(total, start, row, g_block, part):
         x_total, *rest_total = total
-        _, pullback = jax.vjp(with_reals, _block(x, start, options), y, reals)
-        x_gradient, *rest = pullback(d_gradient)
-        x_gradient += _block(x_total, start, options)
+        d, pullback = jax.vjp(with_reals, _slice(x, start, options), y, reals)
+        c = _cotangent(d, part, taking.targets, row, g, g_block, columns.index, options)
+        difference = jnp.maximum(d, 0) - part.minimum[:, None]
+        to_minimum = _row_gradient((c * difference).sum(axis=1), part.minimum, options)
+        column = jax.lax.broadcasted_iota(jnp.int32, d.shape, 1)
+        at_minimum = jnp.where(column == part.argmin[:, None], to_minimum[:, None], 0)
+        d_gradient = at_minimum - _rate(part.minimum, options)[:, None] * c
+        x_gradient, *rest = pullback(jnp.where(d > 0, d_gradient, 0))
+        x_gradient += _slice(x_total, start, options)
         x_total = jax.lax.dynamic_update_slice_in_dim(x_total, x_gradient, start, 0)
         return (x_total, *jax.tree.map(jnp.add, rest_total, rest))
 
-    x_gradient, y_gradient, reals_gradient = _distance_gradients(
-        add,
-        jax.tree.map(jnp.zeros_like, (x, y, reals)),
-        _function_distances(function, x, y, constants, options),
-        cotangents[0],
-        columns,
-        rows,
-        x.shape[0],
-        options,
-    )
+    initial = jax.tree.map(jnp.zeros_like, (x, y, reals))
+    g_rows = _won(g, columns.index, x.shape[0], options)
+    x_gradient, y_gradient, reals_gradient = _fold(add, initial, g_rows, rows, x.shape[0], options)
     nothing = [None] * len(constants)  # no gradient of integers, masks and keys
-    return x_gradient, y_gradient, _joined(nothing, is_real, reals_gradient)
+    return None, x_gradient, y_gradient, _joined(nothing, is_real, reals_gradient)
 
 
 _best_of_distances.defvjp(_best_of_distances_fwd, _best_of_distances_bwd)

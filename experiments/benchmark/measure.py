@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 import cxjax
 from cxjax.distances import product
-from cxjax.losses import Implementation
+from cxjax.losses.contextual import Implementation
 from experiments.benchmark.config import Config
 from experiments.cli import make_folder, to_json
 

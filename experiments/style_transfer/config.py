@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from cxjax.features.vgg import Network, Padding, Pooling, layer_names
-from cxjax.losses import Direction
+from cxjax.losses.contextual import Direction
 
 Loss = Literal["contextual", "gram", "perceptual"]
 Layers = Literal["concatenated", "summed"]
