@@ -13,11 +13,11 @@ def _distance(x, y, name):
     return float(np.sum(np.abs(x - y)))
 
 
-def pairwise_similarity(x, y, *, distance="cosine", bandwidth=0.5, epsilon=1e-5):
+def pairwise_similarity(x, y, *, distance="cosine", bandwidth=0.5, epsilon=1e-5, mean=None):
     """CX_ij, `(n, m)`."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if distance == "cosine":
-        mean = sum(y) / len(y)
+        mean = sum(y) / len(y) if mean is None else np.asarray(mean, np.float64)
         x, y = x - mean, y - mean
     cx = np.empty((len(x), len(y)))
     for i in range(len(x)):

@@ -3,16 +3,23 @@
 import math
 import numbers
 import operator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
+
+from cxjax.distances import Distance, DistanceName, weighted_mean
+from cxjax.options import check_option
 
 AnyArray = Array | np.ndarray
 AxisName = str | tuple[str, ...]
+CenteringName = Literal["target", "none"]
+Centering = CenteringName | Float[AnyArray, " c"]
+Mask = Bool[AnyArray, " points"] | Num[AnyArray, " points"]
 
 
 class PointSet(NamedTuple):
@@ -61,7 +68,7 @@ def none_where_empty(value: Array, *sets: PointSet) -> Array:
 
 
 def _as_weights(points: Array, mask: Any, name: str) -> Array:
-    mask = jnp.asarray(mask)
+    mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)
     if mask.shape != points.shape[:1]:
         raise ValueError(
             f"{name}_mask must have one entry per point, shape {points.shape[:1]} for {name} of "
@@ -69,9 +76,11 @@ def _as_weights(points: Array, mask: Any, name: str) -> Array:
         )
     if not any(jnp.issubdtype(mask.dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating)):
         raise ValueError(f"{name}_mask must be boolean, or non-negative weights; got {mask.dtype}")
-    if not isinstance(mask, jax.core.Tracer) and not bool((mask >= 0).all()):
-        raise ValueError(f"{name}_mask must not be negative; its smallest entry is {mask.min()}")
-    return jax.lax.stop_gradient(mask.astype(points.dtype))
+    if not isinstance(mask, jax.core.Tracer):  # by NumPy: under `jit` all that JAX makes is traced
+        smallest = np.asarray(mask).min()
+        if not smallest >= 0:
+            raise ValueError(f"{name}_mask must not be negative; its smallest entry is {smallest}")
+    return jax.lax.stop_gradient(jnp.asarray(mask, points.dtype))
 
 
 def as_arrays(*arrays: Any) -> list[Array]:
@@ -131,14 +140,23 @@ def check_mean(mean: Any, x: Array) -> None:
 
 def positive(name: str, value: Any) -> float:
     """The value, a positive number known when the program is built."""
+    return _number(name, value, "positive", lambda number: number > 0)
+
+
+def non_negative(name: str, value: Any) -> float:
+    """The value, a number at least 0 known when the program is built."""
+    return _number(name, value, "non-negative", lambda number: number >= 0)
+
+
+def _number(name: str, value: Any, kind: str, is_right: Callable[[Any], bool]) -> float:
     if isinstance(value, jax.Array):
         raise TypeError(
             f"{name} must be a Python number, fixed when the program is built; got "
             f"{value}. Pass it as a static argument, or as float({name}) outside jit"
         )
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be a positive number; got {value!r}")
+    if not is_number or not math.isfinite(value) or not is_right(value):
+        raise ValueError(f"{name} must be a {kind} number; got {value!r}")
     return float(value)
 
 
@@ -149,3 +167,38 @@ def block_size_of(value: Any) -> int | None:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise ValueError(f"block_size must be a positive integer or None; got {value!r}")
     return operator.index(value)
+
+
+def count_of(name: str, value: Any) -> int:
+    """The value, a positive integer known when the program is built."""
+    if isinstance(value, jax.Array):
+        raise TypeError(f"{name} must be a Python integer, fixed when the program is built")
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"{name} must be a positive integer; got {value!r}")
+    return operator.index(value)
+
+
+def comparable(x: Any, y: Any, distance: Distance, centering: Centering) -> tuple[Array, Array]:
+    """The sets in one dtype, once it is known that the distance can be taken between them."""
+    if not callable(distance):
+        check_option("distance", distance, DistanceName, more=" or a function")
+    x, y = as_arrays(x, y)
+    check_points(x, y)
+    if isinstance(centering, str):
+        check_option("centering", centering, CenteringName, more=" or a mean (c,)")
+    else:
+        check_mean(centering, x)
+    if callable(distance):
+        check_distances(jax.eval_shape(distance, x, y), x, y)
+    return x, y
+
+
+def center(
+    targets: PointSet, centering: Centering, distance: Distance, axis_name: AxisName | None = None
+) -> Array:
+    """The point that the cosine distance is taken about; squared L2 cancels least at the mean."""
+    if distance == "l2" or (isinstance(centering, str) and centering == "target"):
+        return weighted_mean(targets.points, targets.weights, axis_name)
+    if isinstance(centering, str):
+        return jnp.zeros_like(targets.points[0])
+    return jnp.asarray(centering).astype(targets.points.dtype)

@@ -27,7 +27,7 @@ Direction = Literal["paper", "reverse", "symmetric"]
 Implementation = Literal["blockwise", "reference"]
 CenteringName = Literal["target", "none"]
 Centering = CenteringName | Float[AnyArray, " c"]
-Mask = Bool[AnyArray, " points"] | Num[AnyArray, " points"]
+Mask = Bool[AnyArray, " _"] | Num[AnyArray, " _"]  # one entry per point
 
 
 def contextual_similarity(
