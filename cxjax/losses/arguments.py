@@ -1,5 +1,6 @@
 """What every loss does with its arguments: checks that say what to do, masks, dtypes."""
 
+import functools
 import math
 import numbers
 import operator
@@ -19,7 +20,7 @@ AnyArray = Array | np.ndarray
 AxisName = str | tuple[str, ...]
 CenteringName = Literal["target", "none"]
 Centering = CenteringName | Float[AnyArray, " c"]
-Mask = Bool[AnyArray, " points"] | Num[AnyArray, " points"]
+Mask = Bool[AnyArray, " _"] | Num[AnyArray, " _"]  # one entry per point
 
 
 class PointSet(NamedTuple):
@@ -89,7 +90,24 @@ def as_arrays(*arrays: Any) -> list[Array]:
     if not all(jnp.issubdtype(array.dtype, jnp.floating) for array in found):
         return found
     dtype = jnp.result_type(jnp.float32, *found)
-    return [array.astype(dtype) for array in found]
+    return [
+        _widened(dtype, array) if array.dtype == jnp.float16 else array.astype(dtype)
+        for array in found
+    ]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _widened(dtype, array):
+    """A float16 array in a wider dtype; a gradient too large for float16 is its largest number."""
+    return array.astype(dtype)
+
+
+def _narrowed(dtype, _, gradient):
+    largest = jnp.finfo(jnp.float16).max
+    return (jnp.clip(gradient, -largest, largest).astype(jnp.float16),)
+
+
+_widened.defvjp(lambda dtype, array: (array.astype(dtype), None), _narrowed)
 
 
 def check_floating(*arrays: Array) -> None:

@@ -106,6 +106,7 @@ def contextual_similarity(
     options = _Options(
         distance, bandwidth, epsilon, centering, implementation, block_size, axis_name
     )
+    x, y = _checked(x, y, options)
     return jnp.exp(-_loss("paper", x, y, x_mask, y_mask, options))
 
 
@@ -162,6 +163,7 @@ def contextual_loss(
     options = _Options(
         distance, bandwidth, epsilon, centering, implementation, block_size, axis_name
     )
+    x, y = _checked(x, y, options)
     if direction != "symmetric":
         return _loss(direction, x, y, x_mask, y_mask, options)
     forth = _loss("paper", x, y, x_mask, y_mask, options)
@@ -218,6 +220,7 @@ def contextual_matches(
     options = _Options(
         distance, bandwidth, epsilon, centering, implementation, block_size, axis_name
     )
+    x, y = _checked(x, y, options)
     best = _best("paper", x, y, x_mask, y_mask, options)
     takes_part = best.targets.takes_part
     if best.sources.is_empty is not None:
@@ -267,7 +270,6 @@ def _loss(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> Arra
 
 
 def _best(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> _Best:
-    x, y = _checked(x, y, options)
     axis = options.axis_name
     x, y = point_set(x, x_mask, "x", axis), point_set(y, y_mask, "y")
     sources, targets = (y, x) if direction == "reverse" else (x, y)

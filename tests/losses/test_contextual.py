@@ -1,4 +1,4 @@
-"""The losses against NumPy loops, under JAX's transformations, and on input that breaks others."""
+"""The Contextual Loss against NumPy loops, and under JAX's transformations."""
 
 import functools
 
@@ -10,7 +10,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 import cxjax
-from cxjax import distances
 from cxjax.similarity import blockwise
 from tests import oracle
 
@@ -73,42 +72,6 @@ def test_a_mode_collapse_is_seen(key, implementation):
     collapsed = jnp.tile(y[:1], (64, 1))
     loss = cxjax.contextual_loss(collapsed, y, implementation=implementation)
     np.testing.assert_allclose(loss, np.log(64), rtol=1e-3)
-
-
-def test_simple_losses_match_numpy(key):
-    x, y = (np.asarray(a) for a in points(key, 5, 5))
-    image = np.asarray(jax.random.normal(key, (4, 7, 3)))
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
-    close(cxjax.l1_loss(x, y), np.mean(np.abs(x - y)))
-    close(cxjax.l1_loss(x, y, reduction="paper"), np.linalg.norm((x - y).ravel(), 1))
-    close(cxjax.l2_loss(x, y), np.mean((x - y) ** 2))
-    close(cxjax.l2_loss(x, y, reduction="paper"), np.linalg.norm(x - y))
-    close(cxjax.perceptual_loss(x, y), np.mean(np.abs(x - y)))
-    close(cxjax.perceptual_loss(x, y, reduction="paper"), np.abs(x - y).sum())
-
-    other = np.asarray(jax.random.normal(key, (6, 3)))
-    grams = np.einsum("hwa,hwb->ab", image, image), np.einsum("na,nb->ab", other, other)
-    close(
-        cxjax.gram_loss(image, other),
-        np.mean((grams[0] / (4 * 7 * 3) - grams[1] / (6 * 3)) ** 2),
-    )
-    close(
-        cxjax.gram_loss(image, other, reduction="paper"),
-        np.linalg.norm(grams[0] - grams[1], "fro") ** 2,
-    )
-    rows, columns = image[1:] - image[:-1], image[:, 1:] - image[:, :-1]
-    close(cxjax.total_variation(image), np.mean(rows**2) + np.mean(columns**2))
-    close(cxjax.total_variation(np.stack([image, image])), np.mean(rows**2) + np.mean(columns**2))
-    close(cxjax.total_variation(image[:1]), np.mean(columns[:1] ** 2))
-
-
-def test_simple_losses_have_a_finite_gradient_at_the_optimum(key):
-    x, _ = points(key, 5, 5)
-    for loss in (cxjax.l1_loss, cxjax.l2_loss, cxjax.perceptual_loss, cxjax.gram_loss):
-        for reduction in ("mean", "paper"):
-            gradient = jax.grad(functools.partial(loss, reduction=reduction))(x, x)
-            np.testing.assert_allclose(gradient, jnp.zeros_like(x), atol=1e-7)
-    assert jnp.isfinite(jax.grad(cxjax.total_variation)(jnp.ones((3, 3, 1)))).all()
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -286,63 +249,6 @@ def test_near_copies_have_no_loss_and_no_gradient(key, distance, bandwidth, nois
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
-@pytest.mark.parametrize("case", ["constant", "zero", "zero rows", "one-hot", "huge", "tiny"])
-def test_degenerate_sets_are_finite(key, case, distance, implementation):
-    x, y = points(key, 12, 9)
-    x, y = {
-        "constant": (jnp.full_like(x, 0.3), jnp.full_like(y, 0.7)),
-        "zero": (jnp.zeros_like(x), jnp.zeros_like(y)),
-        "zero rows": (x.at[::2].set(0), y.at[::3].set(0)),
-        "one-hot": (jnp.eye(12, 6), jnp.eye(9, 6)),
-        "huge": (1e6 * x, 1e6 * y),
-        "tiny": (1e-6 * x, 1e-6 * y),
-    }[case]
-    f = functools.partial(cxjax.contextual_loss, distance=distance, implementation=implementation)
-    value, gradients = jax.jit(jax.value_and_grad(f, (0, 1)))(x, y)
-    assert 0 <= value <= np.log(9) + 1e-5
-    assert all(jnp.isfinite(gradient).all() for gradient in gradients)
-
-
-def _rounded_product(bits):
-    """A product whose operands keep that many bits of mantissa, as TF32 (10) or bfloat16 (7) do."""
-
-    def product(x, y):
-        round_ = lambda a: jax.lax.reduce_precision(a, 8, bits)
-        return jax.lax.dot_general(round_(x), round_(y), (((1,), (1,)), ((), ())))
-
-    return product
-
-
-def _unclamped_loss(x, y, product):
-    """The equations without a clamp at 0, as most public code has them."""
-    x, y = (a - y.mean(axis=0, keepdims=True) for a in (x, y))
-    x, y = (a / jnp.linalg.norm(a, axis=1, keepdims=True) for a in (x, y))
-    d = 1 - product(x, y)
-    w = jnp.exp((1 - d / (d.min(axis=1, keepdims=True) + 1e-5)) / 0.5)
-    return -jnp.log((w / w.sum(axis=1, keepdims=True)).max(axis=0).mean())
-
-
-@pytest.mark.parametrize("bits", [10, 7])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_rounded_products_neither_break_nor_mislead(key, monkeypatch, implementation, bits):
-    # The library asks for full precision. Should a device give less, exact matches must survive.
-    rounded = _rounded_product(bits)
-    monkeypatch.setattr(distances, "product", rounded)
-    monkeypatch.setattr(blockwise, "product", rounded)
-    jax.clear_caches()
-    y = jax.random.normal(key, (64, 32))
-    x = jnp.concatenate([y[:32], jax.random.normal(jax.random.fold_in(key, 1), (32, 32))])
-    assert jnp.isnan(_unclamped_loss(y, y, rounded))  # the rounding is one that breaks
-    for x_, expected in ((y, 0.0), (x, -np.log(oracle.similarity(x, y)))):
-        f = functools.partial(cxjax.contextual_loss, implementation=implementation)
-        value, gradient = jax.jit(jax.value_and_grad(f))(x_, y)
-        np.testing.assert_allclose(value, expected, atol=0.02)
-        assert jnp.isfinite(gradient).all()
-    jax.clear_caches()
-
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
 def test_a_nan_in_is_a_nan_out(key, distance, implementation):
     x, y = points(key, 12, 9)
     f = functools.partial(
@@ -436,26 +342,7 @@ def test_traced_options_are_refused(name):
 
 
 @pytest.mark.usefixtures("unchecked_types")
-@pytest.mark.parametrize("loss", [*CONTEXTUAL, cxjax.l1_loss, cxjax.l2_loss, cxjax.gram_loss])
+@pytest.mark.parametrize("loss", CONTEXTUAL)
 def test_integers_are_refused(loss):
     with pytest.raises(ValueError, match="floating-point arrays are needed; got uint8 and float32"):
         loss(jnp.ones((3, 4), jnp.uint8), jnp.ones((3, 4)))
-
-
-@pytest.mark.usefixtures("unchecked_types")
-@pytest.mark.parametrize("loss", [cxjax.l1_loss, cxjax.l2_loss, cxjax.perceptual_loss])
-def test_unequal_shapes_never_broadcast(loss):
-    with pytest.raises(ValueError, match=r"same shape.*\(3, 4\).*\(1, 4\)"):
-        loss(jnp.ones((3, 4)), jnp.ones((1, 4)))
-    with pytest.raises(ValueError, match=r"not be empty.*\(0, 4\)"):
-        loss(jnp.ones((0, 4)), jnp.ones((0, 4)))
-    with pytest.raises(ValueError, match="unknown reduction 'sum'.*'mean', 'paper'"):
-        loss(jnp.ones((3, 4)), jnp.ones((3, 4)), reduction="sum")
-
-
-@pytest.mark.usefixtures("unchecked_types")
-def test_gram_and_total_variation_refuse_wrong_shapes():
-    with pytest.raises(ValueError, match=r"same number of channels.*\(3, 4\).*\(3, 5\)"):
-        cxjax.gram_loss(jnp.ones((3, 4)), jnp.ones((3, 5)))
-    with pytest.raises(ValueError, match=r"\(h, w, c\).*got shape \(3, 4\)"):
-        cxjax.total_variation(jnp.ones((3, 4)))

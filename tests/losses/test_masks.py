@@ -201,7 +201,10 @@ def test_a_given_mean_is_differentiated(key):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"x_mask": jnp.ones(4)}, r"x_mask must have one entry per point.*\(3,\).*\(3, 4\).*\(4,\)"),
+        (
+            {"x_mask": jnp.ones(4)},
+            r"x_mask must have one entry per point.*\(3,\).*\(3, 4\).*\(4,\)",
+        ),
         ({"y_mask": jnp.ones((5, 1))}, r"y_mask must have one entry per point.*got shape \(5, 1\)"),
         ({"x_mask": jnp.array([1.0, -1, 0])}, "x_mask must not be negative; .* is -1"),
         ({"x_mask": jnp.array([1.0, jnp.nan, 0])}, "x_mask must not be negative; .* is nan"),

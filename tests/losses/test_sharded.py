@@ -22,12 +22,11 @@ def points(key, n, m, c=6, dtype=jnp.float64):
 
 
 def mesh(**axes):
-    return jax.make_mesh(
-        tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes)
-    )
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
 
 
-def spread(f, mesh, specs, out_specs=PartitionSpec(), **options):
+def spread(f, mesh, specs, out_specs=None, **options):
+    out_specs = PartitionSpec() if out_specs is None else out_specs
     return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=out_specs, **options)
 
 

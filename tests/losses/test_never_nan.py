@@ -1,0 +1,268 @@
+r"""Never NaN, never silently wrong: sets that break other code, in every precision, as one table.
+
+Values are held between bounds that follow from the precision alone. If every distance is known to
+within $\delta_{ij}$, then $m_i$ is to within the row's largest, $d_{ik} - d_{ij}$ to within the sum
+of two, and every $\log \mathrm{CX}_{ij}$ lies in an interval (`_interval`); so does the loss. The
+$\delta$ are the textbook bounds of a rounded sum of products (`_errors`).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cxjax
+from cxjax import distances
+from cxjax.similarity import blockwise
+
+N, C = 12, 16
+EPSILON = 1e-5
+UNIT = 2.0**-24  # of float32, in which half precision is computed too
+
+
+def _cases():
+    """Name to x, y."""
+    rng = np.random.default_rng(0)
+    x, y, noise = (rng.standard_normal((N, C)) for _ in range(3))
+    y = 0.7 * y + 0.3
+    half = np.arange(N)[:, None] < N // 2
+    zeroed = lambda a, step: np.where(np.arange(N)[:, None] % step == 0, 0, a)
+    return {
+        "unlike": (x, y),
+        "x == y": (y, y),
+        **{f"copies to {s:g}": (y + s * noise, y) for s in 10.0 ** -np.arange(1, 8)},
+        "half equal": (np.where(half, y, x), y),
+        "constant": (np.full_like(x, 0.3), np.full_like(y, 0.7)),
+        "zero": (0 * x, 0 * y),
+        "zero rows": (zeroed(x, 2), zeroed(y, 3)),
+        "one-hot": (np.eye(N, C), np.eye(N, C)),
+        "huge": (1e6 * x, 1e6 * y),
+        "tiny": (1e-6 * x, 1e-6 * y),
+        "duplicated rows": (np.repeat(x[::2], 2, 0), np.repeat(y[::3], 3, 0)),
+    }
+
+
+CASES = _cases()
+
+
+def _errors(x, y, distance, bits):
+    """What a distance can be wrong by, and the distances, both `(n, m)` in float64."""
+    steps = x.shape[1] + 8  # additions, and the handful of other operations
+    lengths = lambda a: np.linalg.norm(a, axis=1)
+    if distance == "l1":
+        d = np.abs(x[:, None] - y[None]).sum(axis=-1)
+        return d, 2 * steps * UNIT * d
+    mean = y.mean(axis=0)
+    scale = max(lengths(x).max(), lengths(y).max())
+    x, y = x - mean, y - mean
+    a, b = lengths(x), lengths(y)
+    if distance == "l2":
+        size = (a[:, None] + b[None] + scale) ** 2
+        d = np.square(x[:, None] - y[None]).sum(axis=-1)
+        return d, (steps * UNIT + (0 if bits is None else 2.0**-bits)) * size
+    # A direction is worth as much as what is left of it after centring.
+    safe = lambda length: np.where(length == 0, 1, length)
+    direction = steps * UNIT * (1 + scale / safe(a)[:, None] + scale / safe(b)[None])
+    cosine = (x / safe(a)[:, None]) @ (y / safe(b)[:, None]).T
+    return (1 - cosine) / 2, direction + (0 if bits is None else 2.0 ** -(bits + 1))
+
+
+def _interval(x, y, distance, bandwidth, bits):
+    """The smallest and the largest loss that distances so wrong can give.
+
+    And whether no minimum or maximum could be another's: where two are closer than rounding, the
+    gradient goes to one of them, and nobody can say to which.
+    """
+    d, error = _errors(x, y, distance, bits)
+    worst = error.max(axis=1)
+    minimum = d.min(axis=1)
+    slow = 1 / (bandwidth * (minimum + worst + EPSILON))
+    fast = 1 / (bandwidth * (np.maximum(minimum - worst, 0) + EPSILON))
+    apart = d[:, None, :] - d[:, :, None]  # (i, j, k): how much farther k is than j
+    slack = error[:, None, :] + error[:, :, None]
+    slack[:, np.arange(len(y)), np.arange(len(y))] = 0  # k = j
+
+    def log_cx(apart, large, small):
+        rate = np.where(apart > 0, large[:, None, None], small[:, None, None])
+        z = -rate * apart
+        top = z.max(axis=-1, keepdims=True)
+        return -(top[..., 0] + np.log(np.exp(z - top).sum(axis=-1)))
+
+    rounded = lambda z: 16 * UNIT * (1 + np.abs(z))  # by the exponential and the logarithm
+
+    def loss(log_cx):
+        best = np.minimum(log_cx, 0).max(axis=0)
+        return -(best.max() + np.log(np.exp(best - best.max()).mean()))
+
+    highs, lows = log_cx(apart + slack, fast, slow), log_cx(apart - slack, slow, fast)
+    highs, lows = highs + rounded(highs), lows - rounded(lows)
+    nearest, first_two = np.arange(len(x)), np.argsort(d, axis=1)[:, :2].T
+    decided = (apart[nearest, first_two[0], first_two[1]] > slack[nearest, *first_two]).all()
+    best = lows.argmax(axis=0)
+    others = np.where(np.arange(len(x))[:, None] == best, -np.inf, highs)
+    decided &= (others < lows.max(axis=0)).all()
+    return loss(highs), loss(lows), decided
+
+
+def _loss_interval(x, y, direction, *options):
+    if direction == "symmetric":
+        forth, back = _interval(x, y, *options), _interval(y, x, *options)
+        lowest, highest = ((forth[k] + back[k]) / 2 for k in (0, 1))
+        return lowest, highest, forth[2] and back[2]
+    return _interval(x, y, *options) if direction == "paper" else _interval(y, x, *options)
+
+
+def _rounded_product(bits):
+    """A product whose operands keep that many bits of mantissa, as TF32 (10) or bfloat16 (7) do."""
+
+    def product(x, y):
+        round_ = lambda a: jax.lax.reduce_precision(a, 8, bits)
+        return jax.lax.dot_general(round_(x), round_(y), (((1,), (1,)), ((), ())))
+
+    return product
+
+
+def _run(names, dtype, **options):
+    """Losses and both gradients of the cases, as one batch in a dtype; and the sets as rounded."""
+    x, y = (jnp.asarray(np.stack([CASES[n][k] for n in names]), dtype) for k in (0, 1))
+    f = functools.partial(cxjax.contextual_loss, epsilon=EPSILON, block_size=8, **options)
+    values, gradients = jax.vmap(jax.value_and_grad(f, (0, 1)))(x, y)
+    assert values.dtype == jnp.result_type(jnp.float32, dtype)
+    assert all(gradient.dtype == dtype for gradient in gradients)
+    exact = [np.asarray(a, np.float64) for a in (x, y)]
+    return np.asarray(values), [np.asarray(g, np.float64) for g in gradients], exact
+
+
+def _gradient_bounds(x, y, distance, bandwidth, direction):
+    """What a gradient can be wrong by: its own natural size times what an exponent is wrong by.
+
+    A row's gradient is a sum of slopes $r_i \\partial d / \\partial x$, each as wrong, relative to
+    itself, as the exponent, $r_i \\delta (1 + \\tilde d)$: the constant counts the handful of
+    such factors in a slope.
+    """
+    bound = 0
+    for s, t in {"paper": [(x, y)], "reverse": [(y, x)]}.get(direction, [(x, y), (y, x)]):
+        d, error = _errors(s, t, distance, None)
+        rate = 1 / (bandwidth * (d.min(axis=1) + EPSILON))
+        centred = [a - t.mean(axis=0) for a in (s, t)]
+        length = min(np.linalg.norm(a, axis=1).min() for a in centred)
+        longest = max(np.linalg.norm(a, axis=1).max() for a in centred)
+        slope = {"cosine": 0.5 / length, "l2": 4 * longest, "l1": 1.0}[distance]
+        relative = (rate[:, None] * error * (1 + d * bandwidth * rate[:, None])).max()
+        bound += 8 * rate.max() * slope * (relative + 64 * UNIT)
+    return bound
+
+
+@pytest.mark.parametrize("bandwidth", [0.1, 0.5])
+@pytest.mark.parametrize("direction", ["paper", "reverse", "symmetric"])
+@pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
+@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+def test_every_case_is_finite_and_right(implementation, distance, direction, bandwidth):
+    options = {"distance": distance, "direction": direction, "bandwidth": bandwidth}
+    compared = 0
+    for dtype in ("float32", "bfloat16", "float16"):
+        names = [name for name in CASES if (dtype, name) != ("float16", "huge")]
+        values, gradients, (x, y) = _run(names, dtype, implementation=implementation, **options)
+        with jax.enable_x64(True):
+            f = functools.partial(
+                cxjax.contextual_loss, epsilon=EPSILON, implementation="reference", **options
+            )
+            wanted = [np.asarray(g) for g in jax.jit(jax.vmap(jax.grad(f, (0, 1))))(x, y)]
+        for k, name in enumerate(names):
+            about = f"{name}, {dtype}"
+            lowest, highest, decided = _loss_interval(
+                x[k], y[k], direction, distance, bandwidth, None
+            )
+            assert np.isfinite(values[k]), about
+            assert values[k] >= -1e-6, about
+            assert lowest - 1e-5 <= values[k] <= highest * (1 + 1e-5) + 1e-5, about
+            assert all(np.isfinite(gradient[k]).all() for gradient in gradients), about
+            if decided and dtype != "float16":  # whose gradients overflow
+                compared += 1
+                allowed = _gradient_bounds(x[k], y[k], distance, bandwidth, direction)
+                for gradient, want in zip(gradients, wanted, strict=True):
+                    coarse = jnp.finfo(dtype).eps * np.abs(want[k]).max()
+                    assert np.abs(gradient[k] - want[k]).max() <= allowed + coarse, about
+            near = name.startswith("copies to") and float(name.split()[-1]) <= 1e-3
+            if near and dtype == "float32":
+                assert all(np.abs(gradient[k]).max() < 1e-5 for gradient in gradients), about
+    assert compared >= 6
+
+
+@pytest.fixture(params=[10, 7], ids=["tf32", "bfloat16"])
+def bits(request, monkeypatch):
+    """Every matrix product of the library is rounded so."""
+    rounded = _rounded_product(request.param)
+    monkeypatch.setattr(distances, "product", rounded)
+    monkeypatch.setattr(blockwise, "product", rounded)
+    jax.clear_caches()
+    yield request.param
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("bandwidth", [0.1, 0.5])
+@pytest.mark.parametrize("direction", ["paper", "reverse", "symmetric"])
+@pytest.mark.parametrize("distance", ["cosine", "l2"])  # L1 has no product
+@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+def test_rounded_products_neither_break_nor_mislead(
+    bits, implementation, distance, direction, bandwidth
+):
+    options = {"distance": distance, "direction": direction, "bandwidth": bandwidth}
+    values, gradients, (x, y) = _run(
+        list(CASES), "float32", implementation=implementation, **options
+    )
+    for k, name in enumerate(CASES):
+        lowest, highest, _ = _loss_interval(x[k], y[k], direction, distance, bandwidth, bits)
+        assert values[k] >= -1e-6, name
+        assert lowest - 1e-5 <= values[k] <= highest * (1 + 1e-5) + 1e-5, name
+        assert all(np.isfinite(gradient[k]).all() for gradient in gradients), name
+
+
+def _unclamped_loss(x, y, product):
+    """The equations without a clamp at 0, as most public code has them."""
+    x, y = (a - y.mean(axis=0, keepdims=True) for a in (x, y))
+    x, y = (a / jnp.linalg.norm(a, axis=1, keepdims=True) for a in (x, y))
+    d = 1 - product(x, y)
+    w = jnp.exp((1 - d / (d.min(axis=1, keepdims=True) + 1e-5)) / 0.5)
+    return -jnp.log((w / w.sum(axis=1, keepdims=True)).max(axis=0).mean())
+
+
+def test_the_rounding_is_one_that_breaks_the_equations_as_written(bits):
+    y = jnp.asarray(CASES["x == y"][1], jnp.float32)
+    assert jnp.isnan(_unclamped_loss(y, y, distances.product))
+
+
+def test_the_bounds_are_tight_enough_to_fail():
+    # Half the cases know their loss in float32 to a thousandth, and none of the wrong values that
+    # PEERS report would pass: a softmax without the clamp, the row's maximum for the column's.
+    known = 0
+    for x, y in CASES.values():
+        lowest, highest, _ = _interval(x, y, "cosine", 0.5, None)
+        assert lowest <= highest
+        known += highest - lowest < 1e-3
+    assert known > len(CASES) / 2
+    lowest, highest, _ = _interval(*CASES["half equal"], "cosine", 0.5, 10)
+    assert highest - lowest < 0.1
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (9, 1), (1, 1)])
+@pytest.mark.parametrize("direction", ["paper", "reverse"])
+@pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
+@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+def test_single_points(implementation, distance, direction, shape):
+    n, m = shape
+    x, y = CASES["unlike"]
+    x, y = jnp.asarray(x[:n], jnp.float32), jnp.asarray(y[:m], jnp.float32)
+    f = functools.partial(
+        cxjax.contextual_loss,
+        distance=distance,
+        direction=direction,
+        implementation=implementation,
+    )
+    value, gradients = jax.value_and_grad(f, (0, 1))(x, y)
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    lowest, highest, _ = _loss_interval(x, y, direction, distance, 0.5, None)
+    assert lowest - 1e-5 <= value <= highest + 1e-5
+    assert all(jnp.isfinite(gradient).all() for gradient in gradients)
