@@ -1,5 +1,6 @@
 """Losses for images that are not aligned: the Contextual Loss and its family, in JAX."""
 
+from cxjax import points as points
 from cxjax.features.weights import load_vgg as load_vgg
 from cxjax.losses.baselines import gram_loss as gram_loss
 from cxjax.losses.baselines import l1_loss as l1_loss

@@ -19,9 +19,13 @@ MAY_IMPORT = {
     "cxjax.similarity": {"cxjax.distances"},
     "cxjax.losses": {"cxjax.distances", "cxjax.options", "cxjax.similarity"},
     "cxjax.features": {"cxjax.options"},
+    "cxjax.points": {"cxjax.options"},
     "cxjax.data": set(),
-    "cxjax": {"cxjax.losses", "cxjax.features"},
-    "experiments": {"cxjax", "cxjax.distances", "cxjax.losses", "cxjax.features", "cxjax.data"},
+    "cxjax": {"cxjax.losses", "cxjax.features", "cxjax.points"},
+    "experiments": {
+        *("cxjax", "cxjax.distances", "cxjax.losses", "cxjax.features", "cxjax.data"),
+        "cxjax.points",
+    },
 }
 
 

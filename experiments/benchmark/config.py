@@ -12,17 +12,22 @@ class Config:
     """Points in each of the two sets, one table row group per number."""
     channels: int = 256
     """Channels of a point."""
-    block_size: int | None = None
-    """Rows that the blockwise implementation holds; None lets it choose."""
+    blocks: tuple[int, ...] = (128, 256, 512)
+    """Rows of a block: of the floors, whose fastest counts, and of a sweep of the blockwise
+    gradient of x, beside the size that it chooses by itself."""
     dense_up_to: int = 16384
     """Largest size at which the dense reference runs too (it needs 12 bytes x n x m and more)."""
     repeats: int = 5
     """Timed rounds after one that is not; the median counts. Each round runs every case once."""
 
     def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 1 or any(n % 128 for n in self.sizes):
+        if not self.blocks or min(self.blocks) < 2:
+            raise ValueError(f"--blocks must be one or more, of at least 2; got {self.blocks}")
+        fits = lambda n: n > 0 and any(n % block == 0 for block in self.blocks)
+        if not self.sizes or not all(map(fits, self.sizes)):
             raise ValueError(
-                f"--sizes must be one or more multiples of 128, the floor's block; got {self.sizes}"
+                f"--sizes must be one or more multiples of one of the blocks {self.blocks}; "
+                f"got {self.sizes}"
             )
         if self.channels < 1 or self.repeats < 1:
             raise ValueError(
@@ -32,5 +37,5 @@ class Config:
 
 VARIANTS = {
     "default": Config(),
-    "smoke": Config(sizes=(256,), channels=32, repeats=2),
+    "smoke": Config(sizes=(256, 512), channels=32, blocks=(64, 128), repeats=2),
 }

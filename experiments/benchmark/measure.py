@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import platform
 import statistics
@@ -12,14 +13,13 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 
 import cxjax
 from cxjax.distances import product
 from cxjax.losses.contextual import Implementation
 from experiments.benchmark.config import Config
 from experiments.cli import make_folder, to_json
-
-FLOOR_BLOCKS = (128, 256, 512)
 
 
 def floor(block_size: int, *, targets_too: bool) -> Callable[[jax.Array, jax.Array], Any]:
@@ -51,19 +51,20 @@ def floor(block_size: int, *, targets_too: bool) -> Callable[[jax.Array, jax.Arr
 def cases(config: Config, n: int) -> dict[str, Callable[[jax.Array, jax.Array], Any]]:
     """Name to function of the two sets. A floor is named by what it is the floor of."""
     found = {}
-    for block in FLOOR_BLOCKS:
-        if n % block == 0:
-            found[f"floor x, block {block}"] = floor(block, targets_too=False)
-            found[f"floor x and y, block {block}"] = floor(block, targets_too=True)
+    blocks = [block for block in config.blocks if n % block == 0]
+    for block in blocks:
+        found[f"floor x, block {block}"] = floor(block, targets_too=False)
+        found[f"floor x and y, block {block}"] = floor(block, targets_too=True)
     for implementation in get_args(Implementation):
         if implementation == "reference" and n > config.dense_up_to:
             continue
-        loss = functools.partial(
-            cxjax.contextual_loss, implementation=implementation, block_size=config.block_size
-        )
+        loss = functools.partial(cxjax.contextual_loss, implementation=implementation)
         found[f"{implementation} value"] = loss
         found[f"{implementation} x"] = jax.value_and_grad(loss, 0)
         found[f"{implementation} x and y"] = jax.value_and_grad(loss, (0, 1))
+    for block in blocks:
+        loss = functools.partial(cxjax.contextual_loss, block_size=block)
+        found[f"blockwise x, block {block}"] = jax.value_and_grad(loss, 0)
     return found
 
 
@@ -89,6 +90,8 @@ def measure(config: Config, n: int) -> list[dict[str, Any]]:
         rows.append(
             {
                 "n": n,
+                "m": n,
+                "channels": config.channels,
                 "case": name,
                 "seconds": medians[name],
                 "times_floor": medians[name] / min(floors) if floors else None,
@@ -116,6 +119,7 @@ def environment() -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
         "python": platform.python_version(),
     }
 
@@ -134,7 +138,8 @@ def table(config: Config, rows: list[dict[str, Any]]) -> str:
     about = ", ".join(f"{key} {value}" for key, value in environment().items())
     lines = [
         f"n = m points of {config.channels} channels, float32, bandwidth 0.5, cosine distance; "
-        f"median of {config.repeats} rounds in which every case runs once. {about}.",
+        f"median of {config.repeats} rounds in which every case runs once. {about}. Without a "
+        "block in its name, the blockwise implementation chooses its own.",
         "",
         "| n | case | seconds | times floor | XLA temporaries, MB |",
         "|---|---|---|---|---|",
@@ -145,7 +150,25 @@ def table(config: Config, rows: list[dict[str, Any]]) -> str:
             f"| {row['n']:,} | {row['case']} | {row['seconds']:.3f} | {ratio} "
             f"| {row['temporary_megabytes']:,.1f} |"
         )
+    lines += ["", *growth(rows)] if len({row["n"] for row in rows}) > 1 else []
     return "\n".join(lines) + "\n"
+
+
+def growth(rows: list[dict[str, Any]]) -> list[str]:
+    """How time and memory of each case grow from its smallest to its largest size."""
+    lines = ["| case | from n | to n | time grows as n to the | temporaries as n to the |"]
+    lines.append("|---|---|---|---|---|")
+    for case in dict.fromkeys(row["case"] for row in rows):
+        found = sorted((row for row in rows if row["case"] == case), key=lambda row: row["n"])
+        first, last = found[0], found[-1]
+        if first["n"] < last["n"]:
+            exponents = [
+                math.log(last[what] / first[what]) / math.log(last["n"] / first["n"])
+                for what in ("seconds", "temporary_megabytes")
+            ]
+            ends = f"{first['n']:,} | {last['n']:,}"
+            lines.append(f"| {case} | {ends} | {exponents[0]:.2f} | {exponents[1]:.2f} |")
+    return lines
 
 
 def run(config: Config) -> list[dict[str, Any]]:

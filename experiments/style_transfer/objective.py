@@ -1,5 +1,6 @@
 """What style transfer minimises: likeness to the target's manner and to the content's things."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import cxjax
+from cxjax import points
 from cxjax.features.vgg import VGG
 from experiments.style_transfer.config import Config
 
@@ -25,34 +27,19 @@ def features_of(config: Config, model: VGG, params: Any, image: jax.Array) -> Fe
 
 def concatenate(features: Features, config: Config) -> jax.Array:
     """The style layers as one, each resized to the grid's layer and divided by its channels."""
-    grid = features[config.grid].shape[:2]
-    resized = [
-        jax.image.resize(f, (*grid, f.shape[-1]), "linear") / f.shape[-1]
-        for f in (features[name] for name in config.style_layers)
-    ]
-    return jnp.concatenate(resized, axis=-1)
-
-
-def _points(features: jax.Array) -> jax.Array:
-    return features.reshape(-1, features.shape[-1])
+    return points.concatenate(features, layers=config.style_layers, grid=config.grid)
 
 
 def _style(config: Config, features: Features, target: Features) -> jax.Array:
     if config.loss == "contextual":
+        contextual = functools.partial(
+            cxjax.contextual_loss, bandwidth=config.style_bandwidth, direction=config.direction
+        )
         if config.layers == "concatenated":
-            pairs = [(concatenate(features, config), concatenate(target, config))]
-        else:
-            pairs = [(features[name], target[name]) for name in config.style_layers]
-        losses = [
-            cxjax.contextual_loss(
-                _points(x),
-                _points(y),
-                bandwidth=config.style_bandwidth,
-                direction=config.direction,
-            )
-            for x, y in pairs
-        ]
-        return jnp.stack(losses).sum()
+            x, y = (points.flatten(concatenate(found, config)) for found in (features, target))
+            return contextual(x.points, y.points)
+        weights = dict.fromkeys(config.style_layers, 1.0)
+        return points.over_layers(contextual, features, target, weights=weights)
     # The baselines, each layer relative to the target's own size: one weight suits every network.
     loss = cxjax.gram_loss if config.loss == "gram" else cxjax.perceptual_loss
     losses = [
@@ -66,13 +53,9 @@ def _content(config: Config, features: Features, content: Features) -> jax.Array
     if not config.content_layers:
         return jnp.zeros(())
     if config.loss == "contextual":
-        losses = [
-            cxjax.contextual_loss(
-                _points(features[name]), _points(content[name]), bandwidth=config.content_bandwidth
-            )
-            for name in config.content_layers
-        ]
-        return jnp.stack(losses).sum()
+        contextual = functools.partial(cxjax.contextual_loss, bandwidth=config.content_bandwidth)
+        weights = dict.fromkeys(config.content_layers, 1.0)
+        return points.over_layers(contextual, features, content, weights=weights)
     losses = [
         cxjax.perceptual_loss(features[name], y) / cxjax.perceptual_loss(jnp.zeros_like(y), y)
         for name, y in ((name, content[name]) for name in config.content_layers)

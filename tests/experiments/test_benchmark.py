@@ -17,9 +17,10 @@ def test_smoke_writes_a_table_with_every_case(tmp_path, monkeypatch):
     assert found["rows"] == rows
     cases = {row["case"] for row in rows}
     assert {"floor x, block 128", "blockwise x", "reference x and y", "blockwise value"} <= cases
+    assert {"blockwise x, block 64", "blockwise x, block 128"} <= cases  # the sweep
     text = (tmp_path / "out/benchmark/benchmark.md").read_text()
     assert all(f"| {case} |" in text for case in cases)
-    dense = {row["case"]: row["temporary_megabytes"] for row in rows}
+    dense = {row["case"]: row["temporary_megabytes"] for row in rows if row["n"] == 256}
     assert dense["reference x"] > 256 * 256 * 4 / 1e6  # the memory measure sees the matrix
 
 
@@ -38,5 +39,15 @@ def test_dense_is_left_out_where_it_would_not_fit():
 
 
 def test_sizes_without_a_floor_are_refused():
-    with pytest.raises(ValueError, match=r"multiples of 128.*got \(100,\)"):
+    with pytest.raises(ValueError, match=r"multiples of one of the blocks.*512\); got \(100,\)"):
         Config(sizes=(100,))
+    with pytest.raises(ValueError, match=r"--blocks must be one or more.*got \(\)"):
+        Config(blocks=())
+
+
+def test_growth_is_the_exponent_of_a_power():
+    rows = [
+        {"n": n, "case": "a case", "seconds": 3e-9 * n**2, "temporary_megabytes": 0.5 * n}
+        for n in (128, 256, 1024)
+    ]
+    assert measure.growth(rows)[-1] == "| a case | 128 | 1,024 | 2.00 | 1.00 |"
