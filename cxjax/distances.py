@@ -167,3 +167,35 @@ def pairwise(
         offset, left, right = factor(x, y, mean, distance=distance)
         distances = offset[:, None] + product(left, right)
     return jnp.where(distances <= 0, 0, distances)  # a NaN stays a NaN
+
+
+def matched(
+    x: Float[Array, "n c"],
+    y: Float[Array, "n c"],
+    mean: Float[Array, " c"],
+    *,
+    distance: DistanceName,
+) -> Float[Array, " n"]:
+    r"""Distances of the pairs $(x_i, y_i)$: what `pairwise` has on its diagonal.
+
+    Written as differences, which do not cancel where a pair is nearly equal: with $u$ and $v$ the
+    unit vectors, $(1 - u \cdot v) / 2 = |u - v|^2 / 4$.
+
+    Args:
+      x: Source points, `(n, c)`.
+      y: The target point of each, `(n, c)`.
+      mean: The point taken as the origin, `(c,)`; it matters to the cosine distance alone.
+      distance: `"cosine"`, `"l2"` (squared) or `"l1"`.
+
+    Returns:
+      The distances, `(n,)`, at least 0.
+    """
+    if distance == "l1":
+        return absolute(x - y).sum(axis=1)
+    if distance == "l2":
+        return jnp.square(x - y).sum(axis=1)
+    factors = factor(x, y, mean, distance=distance)
+    u, v = -2 * factors.left, factors.right
+    # A point without direction is at 1/2 from all: its vector is zero, not of length one.
+    missing = (u == 0).all(axis=1).astype(u.dtype) + (v == 0).all(axis=1).astype(v.dtype)
+    return (jnp.square(u - v).sum(axis=1) + missing) / 4
