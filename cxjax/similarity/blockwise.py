@@ -34,6 +34,7 @@ from typing import NamedTuple
 import jax
 import jax.extend
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int
 
@@ -41,9 +42,9 @@ from cxjax.distances import Distance, Factors, factor, l1, product
 
 # Measured on two cores (experiments/benchmark): float32 elements of a block and of a tile of it.
 _BLOCK_ELEMENTS = 2**22
+_CACHED_ELEMENTS = 2**21
 _TILE_ELEMENTS = 2**19
-_TILES_FROM = 2048  # targets
-_SLICES = 8
+_SLICES = 8  # of the rows of a block
 
 
 class _Options(NamedTuple):
@@ -119,24 +120,51 @@ def _block_size(m: int) -> int:
     return max(64, min(512, _BLOCK_ELEMENTS // m))
 
 
-def _tile_count(m: int, block_size: int) -> int:
-    """Tiles of 2 MB of a block in float32, but enough of them to search only one's width."""
-    if m < _TILES_FROM:
-        return 1
-    return min(16, max(4, round(m * block_size / _TILE_ELEMENTS)))
+class _Cut(NamedTuple):
+    """How the targets are cut: into tiles, and each of these into slices."""
+
+    tiles: int
+    slices: int
+
+    @property
+    def count(self) -> int:
+        return self.tiles * self.slices
 
 
-def _tiles(array, count):
-    """Target `j` goes to tile `j % count`: a position then comes before all later ones' targets."""
-    return [array[k::count] for k in range(count)]
+def _cut(m: int, block_size: int) -> _Cut:
+    """Tiles of 2 MB of a block in float32, if it does not stay in the cache as it is."""
+    if m < 512:
+        return _Cut(1, 1)
+    if m * block_size <= _CACHED_ELEMENTS:
+        return _Cut(1, 16)
+    return _Cut(min(16, round(m * block_size / _TILE_ELEMENTS)), 1)
 
 
-def _whole(tiles):
+def _tiles(array, cut: _Cut):
+    """Target `j` goes to slice `j % count`, the last few to the end of the last tile.
+
+    So all that stands at one position of the slices comes before all that stands at a later one.
+    """
+    even = len(array) // cut.count * cut.count
+    slices = array[:even].reshape(-1, cut.count, *array.shape[1:]).swapaxes(0, 1)
+    slices = slices.reshape(cut.tiles, -1, *array.shape[1:])
+    *tiles, last = (slices[tile] for tile in range(cut.tiles))
+    return [*tiles, jnp.concatenate([last, array[even:]])]
+
+
+def _slices(tiles, cut: _Cut, axis=0):
+    """The slices of all tiles in order, all of one width, and the last few targets."""
+    width = sum(tile.shape[axis] for tile in tiles) // cut.count
+    part = functools.partial(jax.lax.slice_in_dim, axis=axis)
+    slices = [part(tile, k * width, (k + 1) * width) for tile in tiles for k in range(cut.slices)]
+    return slices, part(tiles[-1], cut.slices * width, None)
+
+
+def _whole(tiles, cut: _Cut):
     """The array that `_tiles` cut."""
-    width, count = tiles[-1].shape[0], len(tiles)
-    even = jnp.stack([tile[:width] for tile in tiles], axis=1)
-    even = even.reshape(width * count, *tiles[0].shape[1:])
-    return jnp.concatenate([even, *(tile[width:] for tile in tiles)])
+    slices, last = _slices(tiles, cut)
+    even = jnp.stack(slices, axis=1)
+    return jnp.concatenate([even.reshape(-1, *even.shape[2:]), last])
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
@@ -179,13 +207,13 @@ class _Rows(NamedTuple):
 
     minimum: Float[Array, " n"]
     origin: Float[Array, " n"]  # the minimum, less the offset of the row
-    argmin: Int[Array, " n"]  # -1 where the nearest target is on another device
+    argmin: Int[Array, " n"]  # its place in the tiles; -1 where it is on another device
     log_sum: Float[Array, " n"]  # log S_i; infinite where the source takes no part
     mean: Float[Array, "n k"] | None = None  # o_i
 
 
 # Distances less their row's offset, of the block that starts there: the offset, and the tiles.
-_Block = Callable[[Int[Array, ""]], tuple[Float[Array, " b"], Sequence[Float[Array, "b t"]]]]
+_Block = Callable[[Int[Array, ""]], tuple[Float[Array, " b"], Sequence[Float[Array, "b _"]]]]
 
 
 def _starts(n: int, block_size: int) -> Int[Array, " blocks"]:
@@ -207,12 +235,6 @@ def _exponent(tile, origin, rate):
     return jnp.minimum(-rate[:, None] * (tile - origin[:, None]), 0)
 
 
-def _row_sum(array):
-    """As a product, because XLA adds up a row one entry after the other on a CPU."""
-    ones = jnp.ones_like(array, shape=array.shape[1:])
-    return jnp.matmul(array, ones, precision=jax.lax.Precision.HIGHEST)
-
-
 def _first(holds, axis):
     """The lowest index at which a condition holds; the last one if it never does, as with NaN."""
     index = jax.lax.broadcasted_iota(jnp.int32, holds.shape, axis)
@@ -226,37 +248,36 @@ def _collective(reduce, array, options):
     return _varying_alike(reduce(array, options.target_axis), array)[0]
 
 
-def _row_minimum(tiles, weights, options):
-    """Smallest entry of every row among the targets with weight, and the lowest index of it.
+def _row_minimum(tiles, weights, cut, options):
+    """Smallest entry of every row among the targets with weight, and its place in the tiles.
 
-    The tiles are compared entry by entry, which a CPU does as fast as it reads; only one tile's
-    width is searched. A search of the whole costs several times that.
+    Of several equal ones it is the target with the lowest index. The slices are compared entry by
+    entry, which a CPU does as fast as it reads; only one slice's width is searched. A search of the
+    whole costs several times that.
     """
     if weights is not None:
         far = jnp.finfo(tiles[0].dtype).max
         tiles = [jnp.where(w[None, :] > 0, t, far) for t, w in zip(tiles, weights, strict=True)]
-    width, count = tiles[-1].shape[1], len(tiles)
-    even = [tile[:, :width] for tile in tiles]
-    least = functools.reduce(jnp.minimum, even)
+    slices, last = _slices(tiles, cut, axis=1)
+    least = functools.reduce(jnp.minimum, slices)
     minimum = least.min(axis=1)
     position = _first(least == minimum[:, None], 1)
-    candidates = [jnp.take_along_axis(tile, position[:, None], 1) for tile in even]
+    candidates = [jnp.take_along_axis(part, position[:, None], 1) for part in slices]
     candidates = jnp.concatenate(candidates, axis=1)
-    index = position * count + _first(candidates == minimum[:, None], 1)
-    odd = [tile[:, width:] for tile in tiles if tile.shape[1] > width]
-    if odd:  # the last targets, if there are not as many in every tile
-        last = jnp.concatenate(odd, axis=1)
+    width = least.shape[1]
+    place = _first(candidates == minimum[:, None], 1) * width + position
+    if last.shape[1]:
         last_minimum = last.min(axis=1)
-        last_index = width * count + _first(last == last_minimum[:, None], 1)
-        index = jnp.where(last_minimum < minimum, last_index, index)
+        last_place = cut.count * width + _first(last == last_minimum[:, None], 1)
+        place = jnp.where(last_minimum < minimum, last_place, place)
         minimum = jnp.minimum(minimum, last_minimum)
     if options.target_axis is None:
-        return minimum, index
+        return minimum, place
     smallest = _collective(jax.lax.pmin, minimum, options)
     device = jax.lax.axis_index(options.target_axis)
     devices = jax.lax.axis_size(options.target_axis)
     owner = jax.lax.pmin(jnp.where(minimum == smallest, device, devices), options.target_axis)
-    return smallest, jnp.where(device == owner, index, -1)
+    return smallest, jnp.where(device == owner, place, -1)
 
 
 def _column_maximum(tile):
@@ -284,19 +305,20 @@ def _column_maximum(tile):
 
 def _forward(
     block: _Block,
-    tiles: Sequence[Float[Array, "t k"]],
+    tiles: Sequence[Float[Array, "_ k"]],
     taking: _Taking,
     n: int,
+    cut: _Cut,
     options: _Options,
     *,
     keep_mean: bool,
 ) -> tuple[_Columns, _Rows]:
-    weights = None if taking.targets is None else _tiles(taking.targets, len(tiles))
+    weights = None if taking.targets is None else _tiles(taking.targets, cut)
 
     def visit(carry, start):
         columns, rows = carry
         offset, distances = block(start)
-        smallest, argmin = _row_minimum(distances, weights, options)
+        smallest, argmin = _row_minimum(distances, weights, cut, options)
         minimum, origin = jnp.maximum(offset + smallest, 0), jnp.maximum(smallest, -offset)
         rate = _rate(minimum, options)
 
@@ -305,7 +327,7 @@ def _forward(
             e = jnp.exp(_exponent(tile, origin, rate))
             e = e if weights is None else e * weights[k][None, :]
             e = jax.lax.optimization_barrier(e)  # made once for both its uses
-            total += _row_sum(e)
+            total += e.sum(axis=1)
             if keep_mean:
                 mean += product(e, points.T)
         total = _collective(jax.lax.psum, total, options)
@@ -335,7 +357,7 @@ def _forward(
     rows = _Rows(row, row, row.astype(jnp.int32), row, mean)
     starts = _starts(n, options.block_size).astype(jnp.int32)
     (columns, rows), _ = jax.lax.scan(visit, (columns, rows), starts)
-    return _Columns(*(_whole(parts) for parts in zip(*columns, strict=True))), rows
+    return _Columns(*(_whole(parts, cut) for parts in zip(*columns, strict=True))), rows
 
 
 # --- The derivative, block by block ---
@@ -393,9 +415,10 @@ def _product_block(offset, left, tiles, options: _Options) -> _Block:
 
 def _forward_of_products(options, taking, factors: Factors, *, keep_mean):
     n, m = factors.left.shape[0], factors.right.shape[0]
-    tiles = _tiles(factors.right, _tile_count(m, options.block_size))
+    cut = _cut(m, options.block_size)
+    tiles = _tiles(factors.right, cut)
     block = _product_block(factors.offset, factors.left, tiles, options)
-    return tiles, *_forward(block, tiles, taking, n, options, keep_mean=keep_mean)
+    return tiles, *_forward(block, tiles, taking, n, cut, options, keep_mean=keep_mean)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -422,36 +445,35 @@ def _best_of_products_fwd(options, taking, factors):
 def _best_of_products_bwd(options, residuals, cotangents):
     taking, left, tiles, columns, rows, for_targets = residuals
     g, n = cotangents[0], left.shape[0]
+    cut = _cut(columns.best.shape[0], options.block_size)
     if isinstance(g, SymbolicZero):
         g = jnp.zeros_like(columns.best)
     g_rows = _won(g, columns.index, n, options)
 
     v = -g_rows[:, None] * rows.mean
-    for k, tile in enumerate(tiles):
-        index, g_tile = columns.index[k :: len(tiles)], g[k :: len(tiles)]
+    for g_tile, index, tile in zip(_tiles(g, cut), _tiles(columns.index, cut), tiles, strict=True):
         v = v.at[index].add(g_tile[:, None] * tile)
     to_minimum = _row_gradient((left * v).sum(axis=1), rows.minimum, options)
     if options.target_axis is not None:
         to_minimum = jnp.where(rows.argmin < 0, 0, to_minimum)  # one device alone passes it on
-    nearest = _whole(tiles)[rows.argmin]
+    nearest = jnp.concatenate(tiles)[rows.argmin]
     left_gradient = to_minimum[:, None] * nearest - _rate(rows.minimum, options)[:, None] * v
 
     right_gradient = jax.lax.cond(
         for_targets,
-        lambda: (
-            _targets_gradient(left, tiles, taking, g, g_rows, columns, rows, options)
-            .at[rows.argmin]
-            .add(to_minimum[:, None] * left)
+        lambda: _targets_gradient(
+            left, tiles, taking, g, g_rows, columns, rows, to_minimum, options
         ),
         lambda: jnp.zeros_like(left, shape=(g.shape[0], left.shape[1])),
     )
     return None, Factors(to_minimum, left_gradient, right_gradient)
 
 
-def _targets_gradient(left, tiles, taking, g, g_rows, columns, rows, options):
-    """One more pass, for all but what flows to the nearest targets."""
-    cut = lambda array: [None] * len(tiles) if array is None else _tiles(array, len(tiles))
-    weights, g_tiles, indices = cut(taking.targets), cut(g), cut(columns.index)
+def _targets_gradient(left, tiles, taking, g, g_rows, columns, rows, to_minimum, options):
+    """One more pass; what flows to the nearest targets is added apart from it."""
+    cut = _cut(g.shape[0], options.block_size)
+    weights = [None] * len(tiles) if taking.targets is None else _tiles(taking.targets, cut)
+    g_tiles, indices = _tiles(g, cut), _tiles(columns.index, cut)
 
     def add(totals, start, row, g_block, part):
         block = _slice(left, start, options)
@@ -465,8 +487,10 @@ def _targets_gradient(left, tiles, taking, g, g_rows, columns, rows, options):
         return found
 
     initial = jax.tree.map(jnp.zeros_like, tiles)
-    rows = rows._replace(mean=None)
-    return _whole(_fold(add, initial, g_rows, rows, left.shape[0], options))
+    totals = _fold(add, initial, g_rows, rows._replace(mean=None), left.shape[0], options)
+    total = jnp.concatenate(totals).at[rows.argmin].add(to_minimum[:, None] * left)
+    ends = np.cumsum([tile.shape[0] for tile in tiles])[:-1]
+    return _whole(jnp.split(total, ends), cut)
 
 
 _best_of_products.defvjp(_best_of_products_fwd, _best_of_products_bwd, symbolic_zeros=True)
@@ -492,12 +516,12 @@ def _function_block(function, x, y, constants, options) -> _Block:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _best_of_distances(function, options, taking, x, y, constants):
     block = _function_block(function, x, y, constants, options)
-    return tuple(_forward(block, [y], taking, x.shape[0], options, keep_mean=False)[0])
+    return tuple(_forward(block, [y], taking, x.shape[0], _Cut(1, 1), options, keep_mean=False)[0])
 
 
 def _best_of_distances_fwd(function, options, taking, x, y, constants):
     block = _function_block(function, x, y, constants, options)
-    columns, rows = _forward(block, [y], taking, x.shape[0], options, keep_mean=False)
+    columns, rows = _forward(block, [y], taking, x.shape[0], _Cut(1, 1), options, keep_mean=False)
     return tuple(columns), (taking, x, y, constants, columns, rows)
 
 

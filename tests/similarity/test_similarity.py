@@ -13,6 +13,8 @@ from cxjax.similarity import blockwise, reference
 
 # Ragged on purpose: neither n nor m a multiple of a block, n below a block, n or m of one.
 SIZES = [(16, 16, 8), (37, 23, 8), (5, 31, 8), (1, 4, 8), (23, 1, 8), (9, 40, 64)]
+# Targets in slices, in tiles, and with some left over; rows in eights, and with some left over.
+LARGE = [(40, 517, 36), (75, 1030, 37)]
 FLOAT64 = {"rtol": 1e-10, "atol": 1e-12}
 
 
@@ -62,6 +64,45 @@ def test_blockwise_equals_the_reference(key, n, m, block_size, distance):
         assert m == 1 or np.abs(wanted[2]).max() > 1e-3
         for a, w in zip(actual, wanted, strict=True):
             np.testing.assert_allclose(a, w, **FLOAT64)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize(("n", "m", "block_size"), LARGE)
+def test_cut_targets_equal_the_reference(key, monkeypatch, n, m, block_size, distance, tiles):
+    if tiles:
+        monkeypatch.setattr(blockwise, "_CACHED_ELEMENTS", 0)
+        monkeypatch.setattr(blockwise, "_TILE_ELEMENTS", m * block_size // 3)
+    jax.clear_caches()
+    cut = blockwise._cut(m, block_size)
+    assert (cut.tiles > 1) == tiles
+    assert cut.count > 1
+    assert m % cut.count
+
+    def check(x, y, mean, weights):
+        options = {"distance": distance, "bandwidth": 0.2, "epsilon": 1e-2, "weights": weights}
+        blocks = lambda x, y: blockwise.log_best(x, y, mean, block_size=block_size, **options)
+        dense = lambda x, y: reference.log_best(x, y, mean, **options)
+        taking = np.full(m, True) if weights is None else np.asarray(weights) > 0
+        np.testing.assert_array_equal(blocks(x, y)[1][taking], dense(x, y)[1][taking])
+        cotangent = jax.random.normal(jax.random.fold_in(key, 1), (m,), jnp.float64) * taking
+        actual = value_and_gradients(lambda x, y: blocks(x, y)[0], x, y, cotangent)
+        wanted = value_and_gradients(lambda x, y: dense(x, y)[0], x, y, cotangent)
+        np.testing.assert_allclose(actual[0][taking], wanted[0][taking], **FLOAT64)
+        for a, w in zip(actual[1:], wanted[1:], strict=True):
+            assert np.abs(w).max() > 1e-3
+            np.testing.assert_allclose(a, w, rtol=1e-9, atol=1e-9)
+
+    with jax.enable_x64(True):
+        weights = jnp.where(jnp.arange(m) % 5 == 0, 0, jnp.arange(m) % 3 + 1.0)
+        x, y = points(key, n, m)
+        check(x, y, y.mean(axis=0), None)
+        check(x, y, y.mean(axis=0), weights)
+        if distance == "l2":  # of whole numbers, exactly: ties between slices, tiles and blocks
+            x, y = (jnp.round(a) for a in (x, y))
+            check(x, y, jnp.zeros(6), None)
+            check(x, y, jnp.zeros(6), weights)
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
