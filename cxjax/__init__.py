@@ -7,6 +7,9 @@ from cxjax.losses.baselines import l1_loss as l1_loss
 from cxjax.losses.baselines import l2_loss as l2_loss
 from cxjax.losses.baselines import perceptual_loss as perceptual_loss
 from cxjax.losses.baselines import total_variation as total_variation
+from cxjax.losses.bilateral import contextual_bilateral_loss as contextual_bilateral_loss
 from cxjax.losses.contextual import contextual_loss as contextual_loss
 from cxjax.losses.contextual import contextual_matches as contextual_matches
 from cxjax.losses.contextual import contextual_similarity as contextual_similarity
+from cxjax.losses.transport import relaxed_earth_mover_loss as relaxed_earth_mover_loss
+from cxjax.losses.transport import sliced_wasserstein_loss as sliced_wasserstein_loss

@@ -107,6 +107,7 @@ def test_public_functions(name):
 
 def test_the_public_names_are_the_contract():
     assert PUBLIC == [
+        "contextual_bilateral_loss",
         "contextual_loss",
         "contextual_matches",
         "contextual_similarity",
@@ -115,5 +116,7 @@ def test_the_public_names_are_the_contract():
         "l2_loss",
         "load_vgg",
         "perceptual_loss",
+        "relaxed_earth_mover_loss",
+        "sliced_wasserstein_loss",
         "total_variation",
     ]

@@ -4,18 +4,18 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
-from cxjax.distances import Distance, DistanceName, weighted_mean
+from cxjax.distances import Distance, weighted_mean
 from cxjax.losses.arguments import (
     AnyArray,
     AxisName,
+    Centering,
+    Mask,
     PointSet,
-    as_arrays,
     block_size_of,
-    check_distances,
-    check_mean,
-    check_points,
+    center,
+    comparable,
     none_where_empty,
     point_set,
     positive,
@@ -25,9 +25,6 @@ from cxjax.similarity import blockwise, reference
 
 Direction = Literal["paper", "reverse", "symmetric"]
 Implementation = Literal["blockwise", "reference"]
-CenteringName = Literal["target", "none"]
-Centering = CenteringName | Float[AnyArray, " c"]
-Mask = Bool[AnyArray, " _"] | Num[AnyArray, " _"]  # one entry per point
 
 
 def contextual_similarity(
@@ -281,7 +278,7 @@ def _best(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> _Bes
         "present": sources.present,
         "weights": targets.weights,
     }
-    mean = _center(targets, options, target_axis)
+    mean = center(targets, options.centering, options.distance, target_axis)
     if options.implementation == "reference":
         return _Best(
             *reference.log_best(sources.points, targets.points, mean, **keywords), sources, targets
@@ -302,18 +299,6 @@ def _best(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> _Bes
     return _Best(log_cx, index, sources, targets)
 
 
-def _center(targets: PointSet, options: _Options, axis: AxisName | None) -> Array:
-    """The point that the cosine distance is taken about; squared L2 cancels least at the mean."""
-    centering = options.centering
-    if isinstance(centering, str):
-        if centering == "target" or options.distance == "l2":
-            return weighted_mean(targets.points, targets.weights, axis)
-        return jnp.zeros_like(targets.points[0])
-    if options.distance == "l2":
-        return weighted_mean(targets.points, targets.weights, axis)
-    return jnp.asarray(centering).astype(targets.points.dtype)
-
-
 def _best_of_devices(log_cx, index, sources_here: int, axis: AxisName) -> tuple[Array, Array]:
     """The best over the devices; of equals that of the first, so that the lowest index wins."""
     highest = jax.lax.pmax(jax.lax.stop_gradient(log_cx), axis)
@@ -327,23 +312,14 @@ def _best_of_devices(log_cx, index, sources_here: int, axis: AxisName) -> tuple[
 def _checked(x, y, options: _Options) -> tuple[Array, Array]:
     """The sets in one dtype, once everything that a user can get wrong is looked at."""
     check_option("implementation", options.implementation, Implementation)
-    if not callable(options.distance):
-        check_option("distance", options.distance, DistanceName, more=" or a function")
     bandwidth = positive("bandwidth", options.bandwidth)
     epsilon = positive("epsilon", options.epsilon)
     block_size_of(options.block_size)
-    x, y = as_arrays(x, y)
-    check_points(x, y)
+    x, y = comparable(x, y, options.distance, options.centering)
     if bandwidth * epsilon**2 < jnp.finfo(x.dtype).tiny:  # the largest slope is its inverse
         raise ValueError(
             f"bandwidth {bandwidth} and epsilon {epsilon} are too small together for {x.dtype}"
         )
-    if isinstance(options.centering, str):
-        check_option("centering", options.centering, CenteringName, more=" or a mean (c,)")
-    else:
-        check_mean(options.centering, x)
-    if callable(options.distance):
-        check_distances(jax.eval_shape(options.distance, x, y), x, y)
     if options.axis_name is not None and options.implementation == "reference":
         raise ValueError("axis_name needs implementation='blockwise'; got 'reference'")
     return x, y

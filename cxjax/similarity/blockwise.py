@@ -171,12 +171,12 @@ def _whole(tiles, cut: _Cut):
 def _by_name(x, y, mean, taking, distance, options):
     if distance == "l1":
         return _by_function(x, y, taking, l1, options)
-    x, y, mean = _varying_alike(x, y, mean)
+    x, y, mean, *_ = _varying_alike(x, y, mean, *jax.tree.leaves(taking))
     return _best_of_products(options, taking, factor(x, y, mean, distance=distance))
 
 
 def _by_function(x, y, taking, function, options):
-    x, y = _varying_alike(x, y)
+    x, y, *_ = _varying_alike(x, y, *jax.tree.leaves(taking))
     # What the function closes over becomes an argument, so that it too can be differentiated, and
     # may be traced whatever it is.
     traced = jax.make_jaxpr(function)(x[: options.block_size], y)

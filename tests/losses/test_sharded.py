@@ -147,6 +147,15 @@ def test_a_batch_over_one_axis_and_rows_over_another(key, direction):
             np.testing.assert_allclose(gradient, want, **FLOAT64)
 
 
+@pytest.mark.parametrize("distance", ["cosine", "l1"])
+def test_masks_alone_differ_between_devices(key, distance):
+    x, y = points(key, 6, 5, dtype=jnp.float32)
+    masks = jnp.arange(6)[None, :] < jnp.arange(1, 9)[:, None]
+    f = jax.vmap(lambda mask: cxjax.contextual_loss(x, y, x_mask=mask, distance=distance))
+    run = spread(f, mesh(rows=DEVICES), (PartitionSpec("rows"),), PartitionSpec("rows"))
+    np.testing.assert_allclose(jax.jit(run)(masks), f(masks), rtol=1e-5)
+
+
 @pytest.mark.parametrize("where", ["x", "y"])
 @pytest.mark.parametrize("direction", ["paper", "reverse"])
 def test_a_nan_on_one_device_is_seen_by_all(key, direction, where):

@@ -14,7 +14,7 @@ from cxjax.similarity import blockwise, reference
 # Ragged on purpose: neither n nor m a multiple of a block, n below a block, n or m of one.
 SIZES = [(16, 16, 8), (37, 23, 8), (5, 31, 8), (1, 4, 8), (23, 1, 8), (9, 40, 64)]
 # Targets in slices, in tiles, and with some left over; rows in eights, and with some left over.
-LARGE = [(40, 517, 36), (75, 1030, 37)]
+LARGE = [(40, 517, 36, False), (75, 1030, 37, True)]
 FLOAT64 = {"rtol": 1e-10, "atol": 1e-12}
 
 
@@ -66,10 +66,9 @@ def test_blockwise_equals_the_reference(key, n, m, block_size, distance):
             np.testing.assert_allclose(a, w, **FLOAT64)
 
 
-@pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
-@pytest.mark.parametrize(("n", "m", "block_size"), LARGE)
-def test_cut_targets_equal_the_reference(key, monkeypatch, n, m, block_size, distance, tiles):
+@pytest.mark.parametrize(("n", "m", "block_size", "tiles"), LARGE)
+def test_cut_targets_equal_the_reference(key, monkeypatch, n, m, block_size, tiles, distance):
     if tiles:
         monkeypatch.setattr(blockwise, "_CACHED_ELEMENTS", 0)
         monkeypatch.setattr(blockwise, "_TILE_ELEMENTS", m * block_size // 3)
@@ -96,12 +95,10 @@ def test_cut_targets_equal_the_reference(key, monkeypatch, n, m, block_size, dis
     with jax.enable_x64(True):
         weights = jnp.where(jnp.arange(m) % 5 == 0, 0, jnp.arange(m) % 3 + 1.0)
         x, y = points(key, n, m)
-        check(x, y, y.mean(axis=0), None)
-        check(x, y, y.mean(axis=0), weights)
-        if distance == "l2":  # of whole numbers, exactly: ties between slices, tiles and blocks
-            x, y = (jnp.round(a) for a in (x, y))
-            check(x, y, jnp.zeros(6), None)
-            check(x, y, jnp.zeros(6), weights)
+        if distance == "cosine":
+            check(x, y, y.mean(axis=0), None)
+        else:  # of whole numbers, exactly: ties between slices, tiles and blocks
+            check(jnp.round(x), jnp.round(y), jnp.zeros(6), weights)
     jax.clear_caches()
 
 
