@@ -39,12 +39,17 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int
 
 from cxjax.distances import Distance, Factors, factor, l1, product
-
-# Measured on two cores (experiments/benchmark): float32 elements of a block and of a tile of it.
-_BLOCK_ELEMENTS = 2**22
-_CACHED_ELEMENTS = 2**21
-_TILE_ELEMENTS = 2**19
-_SLICES = 8  # of the rows of a block
+from cxjax.similarity.blocks import (
+    Cut,
+    column_maximum,
+    cut_for,
+    default_block_size,
+    row_minimum,
+    starts_of,
+    tiles_of,
+    varying_alike,
+    whole_of,
+)
 
 
 class _Options(NamedTuple):
@@ -93,7 +98,7 @@ def log_best(
     """
     n, m = x.shape[0], y.shape[0]
     # A block of one row is a product with a vector, which rounds equal targets differently.
-    block_size = min(n, max(2, block_size or _block_size(m)))
+    block_size = min(n, max(2, block_size or default_block_size(m)))
     options = _Options(bandwidth, epsilon, block_size, target_axis)
     taking = _Taking(present, weights)
     if callable(distance):  # not jitted: the cache would keep what it closes over
@@ -101,82 +106,16 @@ def log_best(
     return _by_name(x, y, mean, taking, distance, options)
 
 
-def _varying_alike(*arrays):
-    """Under `shard_map`, lets all vary over the mesh axes that any of them varies over.
-
-    A loop's state would change its type if it began with one set and took in the other. A zero of
-    all of them is added, rather than axes compared, whose names in JAX change from version to
-    version; nothing of it remains after compilation. Of what is the same on all devices, JAX then
-    sums the gradients over them.
-    """
-    never = jnp.zeros((), bool)
-    zeros = [jnp.where(never, array.ravel()[0], 0) for array in arrays if array.size > 0]
-    zero = jax.lax.stop_gradient(sum(zeros[1:], zeros[0]))
-    return [array + zero.astype(array.dtype) for array in arrays]
-
-
-def _block_size(m: int) -> int:
-    """Rows of 16 MB together in float32, but enough of them for an efficient product."""
-    return max(64, min(512, _BLOCK_ELEMENTS // m))
-
-
-class _Cut(NamedTuple):
-    """How the targets are cut: into tiles, and each of these into slices."""
-
-    tiles: int
-    slices: int
-
-    @property
-    def count(self) -> int:
-        return self.tiles * self.slices
-
-
-def _cut(m: int, block_size: int) -> _Cut:
-    """Tiles of 2 MB of a block in float32, if it does not stay in the cache as it is."""
-    if m < 512:
-        return _Cut(1, 1)
-    if m * block_size <= _CACHED_ELEMENTS:
-        return _Cut(1, 16)
-    return _Cut(min(16, round(m * block_size / _TILE_ELEMENTS)), 1)
-
-
-def _tiles(array, cut: _Cut):
-    """Target `j` goes to slice `j % count`, the last few to the end of the last tile.
-
-    So all that stands at one position of the slices comes before all that stands at a later one.
-    """
-    even = len(array) // cut.count * cut.count
-    slices = array[:even].reshape(-1, cut.count, *array.shape[1:]).swapaxes(0, 1)
-    slices = slices.reshape(cut.tiles, -1, *array.shape[1:])
-    *tiles, last = (slices[tile] for tile in range(cut.tiles))
-    return [*tiles, jnp.concatenate([last, array[even:]])]
-
-
-def _slices(tiles, cut: _Cut, axis=0):
-    """The slices of all tiles in order, all of one width, and the last few targets."""
-    width = sum(tile.shape[axis] for tile in tiles) // cut.count
-    part = functools.partial(jax.lax.slice_in_dim, axis=axis)
-    slices = [part(tile, k * width, (k + 1) * width) for tile in tiles for k in range(cut.slices)]
-    return slices, part(tiles[-1], cut.slices * width, None)
-
-
-def _whole(tiles, cut: _Cut):
-    """The array that `_tiles` cut."""
-    slices, last = _slices(tiles, cut)
-    even = jnp.stack(slices, axis=1)
-    return jnp.concatenate([even.reshape(-1, *even.shape[2:]), last])
-
-
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _by_name(x, y, mean, taking, distance, options):
     if distance == "l1":
         return _by_function(x, y, taking, l1, options)
-    x, y, mean, *_ = _varying_alike(x, y, mean, *jax.tree.leaves(taking))
+    x, y, mean, *_ = varying_alike(x, y, mean, *jax.tree.leaves(taking))
     return _best_of_products(options, taking, factor(x, y, mean, distance=distance))
 
 
 def _by_function(x, y, taking, function, options):
-    x, y, *_ = _varying_alike(x, y, *jax.tree.leaves(taking))
+    x, y, *_ = varying_alike(x, y, *jax.tree.leaves(taking))
     # What the function closes over becomes an argument, so that it too can be differentiated, and
     # may be traced whatever it is.
     traced = jax.make_jaxpr(function)(x[: options.block_size], y)
@@ -187,7 +126,7 @@ def _by_function(x, y, taking, function, options):
 
     is_real = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in traced.consts]
     reals = [c for c, real in zip(traced.consts, is_real, strict=True) if real]
-    x, y, *reals = _varying_alike(x, y, *reals)
+    x, y, *reals = varying_alike(x, y, *reals)
     constants = _joined(traced.consts, is_real, reals)
     return _best_of_distances(distances, options, taking, x, y, constants)
 
@@ -216,11 +155,6 @@ class _Rows(NamedTuple):
 _Block = Callable[[Int[Array, ""]], tuple[Float[Array, " b"], Sequence[Float[Array, "b _"]]]]
 
 
-def _starts(n: int, block_size: int) -> Int[Array, " blocks"]:
-    """First rows of the blocks. The last block reaches back, so that none is padded."""
-    return jnp.minimum(jnp.arange(0, n, block_size), n - block_size)
-
-
 def _slice(array, start, options):
     """The rows of one block."""
     return jax.lax.dynamic_slice_in_dim(array, start, options.block_size)
@@ -235,42 +169,16 @@ def _exponent(tile, origin, rate):
     return jnp.minimum(-rate[:, None] * (tile - origin[:, None]), 0)
 
 
-def _first(holds, axis):
-    """The lowest index at which a condition holds; the last one if it never does, as with NaN."""
-    index = jax.lax.broadcasted_iota(jnp.int32, holds.shape, axis)
-    return jnp.where(holds, index, holds.shape[axis] - 1).min(axis)
-
-
 def _collective(reduce, array, options):
     """`reduce` over the devices that hold the targets, if there are several."""
     if options.target_axis is None:
         return array
-    return _varying_alike(reduce(array, options.target_axis), array)[0]
+    return varying_alike(reduce(array, options.target_axis), array)[0]
 
 
-def _row_minimum(tiles, weights, cut, options):
-    """Smallest entry of every row among the targets with weight, and its place in the tiles.
-
-    Of several equal ones it is the target with the lowest index. The slices are compared entry by
-    entry, which a CPU does as fast as it reads; only one slice's width is searched. A search of the
-    whole costs several times that.
-    """
-    if weights is not None:
-        far = jnp.finfo(tiles[0].dtype).max
-        tiles = [jnp.where(w[None, :] > 0, t, far) for t, w in zip(tiles, weights, strict=True)]
-    slices, last = _slices(tiles, cut, axis=1)
-    least = functools.reduce(jnp.minimum, slices)
-    minimum = least.min(axis=1)
-    position = _first(least == minimum[:, None], 1)
-    candidates = [jnp.take_along_axis(part, position[:, None], 1) for part in slices]
-    candidates = jnp.concatenate(candidates, axis=1)
-    width = least.shape[1]
-    place = _first(candidates == minimum[:, None], 1) * width + position
-    if last.shape[1]:
-        last_minimum = last.min(axis=1)
-        last_place = cut.count * width + _first(last == last_minimum[:, None], 1)
-        place = jnp.where(last_minimum < minimum, last_place, place)
-        minimum = jnp.minimum(minimum, last_minimum)
+def _nearest(tiles, weights, cut, options):
+    """Every row's minimum over all devices, and its place in the tiles, -1 if on another device."""
+    minimum, place = row_minimum(tiles, weights, cut)
     if options.target_axis is None:
         return minimum, place
     smallest = _collective(jax.lax.pmin, minimum, options)
@@ -280,45 +188,22 @@ def _row_minimum(tiles, weights, cut, options):
     return smallest, jnp.where(device == owner, place, -1)
 
 
-def _column_maximum(tile):
-    """Largest entry of every column, and the lowest index of it: the same by rows in eights."""
-    rows = tile.shape[0]
-    chunks = rows // _SLICES
-    if chunks < 2:
-        maximum = tile.max(axis=0)
-        return maximum, _first(tile == maximum[None, :], 0)
-    even = [tile[k : chunks * _SLICES : _SLICES] for k in range(_SLICES)]
-    most = functools.reduce(jnp.maximum, even)
-    maximum = most.max(axis=0)
-    start = _first(most == maximum[None, :], 0) * _SLICES
-    candidates = start[None, :] + jnp.arange(_SLICES, dtype=start.dtype)[:, None]
-    found = jnp.take_along_axis(tile, candidates, 0, mode="promise_in_bounds")
-    index = start + _first(found == maximum[None, :], 0)
-    if rows % _SLICES:
-        last = tile[chunks * _SLICES :]
-        last_maximum = last.max(axis=0)
-        last_index = chunks * _SLICES + _first(last == last_maximum[None, :], 0)
-        index = jnp.where(last_maximum > maximum, last_index, index)
-        maximum = jnp.maximum(maximum, last_maximum)
-    return maximum, index
-
-
 def _forward(
     block: _Block,
     tiles: Sequence[Float[Array, "_ k"]],
     taking: _Taking,
     n: int,
-    cut: _Cut,
+    cut: Cut,
     options: _Options,
     *,
     keep_mean: bool,
 ) -> tuple[_Columns, _Rows]:
-    weights = None if taking.targets is None else _tiles(taking.targets, cut)
+    weights = None if taking.targets is None else tiles_of(taking.targets, cut)
 
     def visit(carry, start):
         columns, rows = carry
         offset, distances = block(start)
-        smallest, argmin = _row_minimum(distances, weights, cut, options)
+        smallest, argmin = _nearest(distances, weights, cut, options)
         minimum, origin = jnp.maximum(offset + smallest, 0), jnp.maximum(smallest, -offset)
         rate = _rate(minimum, options)
 
@@ -338,7 +223,7 @@ def _forward(
         better = []
         for tile, (best, index) in zip(distances, columns, strict=True):
             log_cx = _exponent(tile, origin, rate) - log_sum[:, None]
-            new_best, new_index = _column_maximum(log_cx)
+            new_best, new_index = column_maximum(log_cx)
             index = jnp.where(new_best > best, start + new_index, index)
             better.append(_Columns(jnp.maximum(best, new_best), index))
 
@@ -355,9 +240,9 @@ def _forward(
     row, k = like(tiles[0], (n,), 0), tiles[0].shape[1]
     mean = like(tiles[0], (n, k), 0) if keep_mean else None
     rows = _Rows(row, row, row.astype(jnp.int32), row, mean)
-    starts = _starts(n, options.block_size).astype(jnp.int32)
+    starts = starts_of(n, options.block_size).astype(jnp.int32)
     (columns, rows), _ = jax.lax.scan(visit, (columns, rows), starts)
-    return _Columns(*(_whole(parts, cut) for parts in zip(*columns, strict=True))), rows
+    return _Columns(*(whole_of(parts, cut) for parts in zip(*columns, strict=True))), rows
 
 
 # --- The derivative, block by block ---
@@ -397,7 +282,7 @@ def _fold(add, initial, g_rows, rows, n, options):
         g_block = jnp.where(is_new, part[0], 0)
         return add(carry, start, jnp.where(is_new, row, -1), g_block, part[1]), None
 
-    positions = (_starts(n, options.block_size), jnp.arange(0, n, options.block_size))
+    positions = (starts_of(n, options.block_size), jnp.arange(0, n, options.block_size))
     positions = jax.tree.map(lambda array: array.astype(jnp.int32), positions)
     return jax.lax.scan(visit, initial, positions)[0]
 
@@ -415,8 +300,8 @@ def _product_block(offset, left, tiles, options: _Options) -> _Block:
 
 def _forward_of_products(options, taking, factors: Factors, *, keep_mean):
     n, m = factors.left.shape[0], factors.right.shape[0]
-    cut = _cut(m, options.block_size)
-    tiles = _tiles(factors.right, cut)
+    cut = cut_for(m, options.block_size)
+    tiles = tiles_of(factors.right, cut)
     block = _product_block(factors.offset, factors.left, tiles, options)
     return tiles, *_forward(block, tiles, taking, n, cut, options, keep_mean=keep_mean)
 
@@ -445,13 +330,15 @@ def _best_of_products_fwd(options, taking, factors):
 def _best_of_products_bwd(options, residuals, cotangents):
     taking, left, tiles, columns, rows, for_targets = residuals
     g, n = cotangents[0], left.shape[0]
-    cut = _cut(columns.best.shape[0], options.block_size)
+    cut = cut_for(columns.best.shape[0], options.block_size)
     if isinstance(g, SymbolicZero):
         g = jnp.zeros_like(columns.best)
     g_rows = _won(g, columns.index, n, options)
 
     v = -g_rows[:, None] * rows.mean
-    for g_tile, index, tile in zip(_tiles(g, cut), _tiles(columns.index, cut), tiles, strict=True):
+    for g_tile, index, tile in zip(
+        tiles_of(g, cut), tiles_of(columns.index, cut), tiles, strict=True
+    ):
         v = v.at[index].add(g_tile[:, None] * tile)
     to_minimum = _row_gradient((left * v).sum(axis=1), rows.minimum, options)
     if options.target_axis is not None:
@@ -471,9 +358,9 @@ def _best_of_products_bwd(options, residuals, cotangents):
 
 def _targets_gradient(left, tiles, taking, g, g_rows, columns, rows, to_minimum, options):
     """One more pass; what flows to the nearest targets is added apart from it."""
-    cut = _cut(g.shape[0], options.block_size)
-    weights = [None] * len(tiles) if taking.targets is None else _tiles(taking.targets, cut)
-    g_tiles, indices = _tiles(g, cut), _tiles(columns.index, cut)
+    cut = cut_for(g.shape[0], options.block_size)
+    weights = [None] * len(tiles) if taking.targets is None else tiles_of(taking.targets, cut)
+    g_tiles, indices = tiles_of(g, cut), tiles_of(columns.index, cut)
 
     def add(totals, start, row, g_block, part):
         block = _slice(left, start, options)
@@ -490,7 +377,7 @@ def _targets_gradient(left, tiles, taking, g, g_rows, columns, rows, to_minimum,
     totals = _fold(add, initial, g_rows, rows._replace(mean=None), left.shape[0], options)
     total = jnp.concatenate(totals).at[rows.argmin].add(to_minimum[:, None] * left)
     ends = np.cumsum([tile.shape[0] for tile in tiles])[:-1]
-    return _whole(jnp.split(total, ends), cut)
+    return whole_of(jnp.split(total, ends), cut)
 
 
 _best_of_products.defvjp(_best_of_products_fwd, _best_of_products_bwd, symbolic_zeros=True)
@@ -516,12 +403,12 @@ def _function_block(function, x, y, constants, options) -> _Block:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _best_of_distances(function, options, taking, x, y, constants):
     block = _function_block(function, x, y, constants, options)
-    return tuple(_forward(block, [y], taking, x.shape[0], _Cut(1, 1), options, keep_mean=False)[0])
+    return tuple(_forward(block, [y], taking, x.shape[0], Cut(1, 1), options, keep_mean=False)[0])
 
 
 def _best_of_distances_fwd(function, options, taking, x, y, constants):
     block = _function_block(function, x, y, constants, options)
-    columns, rows = _forward(block, [y], taking, x.shape[0], _Cut(1, 1), options, keep_mean=False)
+    columns, rows = _forward(block, [y], taking, x.shape[0], Cut(1, 1), options, keep_mean=False)
     return tuple(columns), (taking, x, y, constants, columns, rows)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cxjax.distances import Distance, DistanceFunction, DistanceName, factor, l1, matched, product
-from cxjax.similarity.blockwise import _block_size, _first, _starts, _varying_alike
+from cxjax.similarity.blocks import default_block_size, first_index, starts_of, varying_alike
 
 
 class Positions(NamedTuple):
@@ -50,7 +50,7 @@ def nearest(
       The costs and the indices, both `(n,)`.
     """
     # A block of one row is a product with a vector, which rounds equal targets differently.
-    block_size = min(x.shape[0], max(2, block_size or _block_size(y.shape[0])))
+    block_size = min(x.shape[0], max(2, block_size or default_block_size(y.shape[0])))
     if callable(distance):  # not jitted: the cache would keep what it closes over
         return _by_function(x, y, present, positions, distance, block_size)
     return _by_name(x, y, mean, present, positions, distance, block_size)
@@ -58,12 +58,12 @@ def nearest(
 
 def _all_varying_alike(*trees):
     leaves, structure = jax.tree.flatten(trees)
-    return jax.tree.unflatten(structure, _varying_alike(*leaves))
+    return jax.tree.unflatten(structure, varying_alike(*leaves))
 
 
 def _by_blocks(function: Callable, rows: Any, n: int, block_size: int) -> Any:
     """A function of rows, one block of them at a time: its results are those of all rows."""
-    starts = _starts(n, block_size)
+    starts = starts_of(n, block_size)
     index = starts[:, None] + jnp.arange(block_size)[None, :]
     results = jax.lax.map(function, jax.tree.map(lambda array: array[index], rows))
     again = starts.shape[0] * block_size - n  # rows that the last two blocks share
@@ -134,7 +134,7 @@ def _cheapest(distances, places, positions: Positions | None, present):
     is_smallest = (costs <= costs.min(axis=1, keepdims=True)) | jnp.isnan(costs)
     if present is not None:  # all costs of a row may be infinite
         is_smallest &= present[None, :]
-    return _first(is_smallest, 1)
+    return first_index(is_smallest, 1)
 
 
 def _spatial(positions: Positions | None, index):

@@ -1,6 +1,7 @@
 """Time and memory of the Contextual Loss against the floor: the products it cannot avoid."""
 
 import functools
+import importlib.metadata
 import json
 import math
 import os
@@ -13,7 +14,6 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 
 import cxjax
 from cxjax.distances import product
@@ -119,7 +119,7 @@ def environment() -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
         "python": platform.python_version(),
     }
 

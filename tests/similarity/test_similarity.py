@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 import cxjax
-from cxjax.similarity import blockwise, reference
+from cxjax.similarity import blocks, blockwise, reference
 
 # Ragged on purpose: neither n nor m a multiple of a block, n below a block, n or m of one.
 SIZES = [(16, 16, 8), (37, 23, 8), (5, 31, 8), (1, 4, 8), (23, 1, 8), (9, 40, 64)]
@@ -70,10 +70,10 @@ def test_blockwise_equals_the_reference(key, n, m, block_size, distance):
 @pytest.mark.parametrize(("n", "m", "block_size", "tiles"), LARGE)
 def test_cut_targets_equal_the_reference(key, monkeypatch, n, m, block_size, tiles, distance):
     if tiles:
-        monkeypatch.setattr(blockwise, "_CACHED_ELEMENTS", 0)
-        monkeypatch.setattr(blockwise, "_TILE_ELEMENTS", m * block_size // 3)
+        monkeypatch.setattr(blocks, "_CACHED_ELEMENTS", 0)
+        monkeypatch.setattr(blocks, "_TILE_ELEMENTS", m * block_size // 3)
     jax.clear_caches()
-    cut = blockwise._cut(m, block_size)
+    cut = blocks.cut_for(m, block_size)
     assert (cut.tiles > 1) == tiles
     assert cut.count > 1
     assert m % cut.count
