@@ -259,7 +259,6 @@ def _loss(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> Arra
     top = jax.lax.stop_gradient(log_cx.max())
     if over_devices is not None:
         top = jax.lax.pmax(top, over_devices)
-    # Gradients of the infinite ones are 0 only if they are taken out before the exponential.
     cx = jnp.exp(log_cx - top)
     mean = weighted_mean(cx[:, None], best.targets.weights, over_devices)[0]
     loss = jnp.log(1 / mean) - top
@@ -303,10 +302,11 @@ def _best_of_devices(log_cx, index, sources_here: int, axis: AxisName) -> tuple[
     """The best over the devices; of equals that of the first, so that the lowest index wins."""
     highest = jax.lax.pmax(jax.lax.stop_gradient(log_cx), axis)
     device, devices = jax.lax.axis_index(axis), jax.lax.axis_size(axis)
-    is_best = ~(log_cx < highest)  # NaN counts as best
-    winner = jax.lax.pmin(jnp.where(is_best, device, devices), axis) == device
+    winner = jax.lax.pmin(jnp.where(log_cx == highest, device, devices), axis) == device
     index = jax.lax.psum(jnp.where(winner, index + device * sources_here, 0), axis)
-    return jax.lax.psum(jnp.where(winner, log_cx, 0), axis), index
+    best = jax.lax.psum(jnp.where(winner, log_cx, 0), axis)
+    is_nan = jax.lax.pmax(jnp.isnan(log_cx).astype(jnp.int32), axis) > 0  # no device wins these
+    return jnp.where(is_nan, jnp.nan, best), index
 
 
 def _checked(x, y, options: _Options) -> tuple[Array, Array]:

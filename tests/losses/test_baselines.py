@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 
 import cxjax
-
-
-def points(key, n, m, c=6):
-    key_x, key_y = jax.random.split(key)
-    return jax.random.normal(key_x, (n, c)), 0.7 * jax.random.normal(key_y, (m, c)) + 0.3
+from tests.sets import points
 
 
 def test_simple_losses_match_numpy(key):

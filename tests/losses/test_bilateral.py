@@ -10,14 +10,9 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
 from cxjax.losses.bilateral import contextual_bilateral_loss
+from tests.sets import points
 
 FLOAT64 = {"rtol": 1e-9, "atol": 1e-11}
-
-
-def points(key, n, m, c=6, dtype=jnp.float32):
-    key_x, key_y = jax.random.split(key)
-    x = jax.random.normal(key_x, (n, c), dtype)
-    return x, 0.7 * jax.random.normal(key_y, (m, c), dtype) + 0.3
 
 
 def sets(key, n, m, p=2, dtype=jnp.float64):

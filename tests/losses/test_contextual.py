@@ -12,14 +12,9 @@ from jax.test_util import check_grads
 import cxjax
 from cxjax.similarity import blockwise
 from tests import oracle
+from tests.sets import points
 
 IMPLEMENTATIONS = ["reference", "blockwise"]
-
-
-def points(key, n, m, c=6, dtype=jnp.float32):
-    key_x, key_y = jax.random.split(key)
-    x = jax.random.normal(key_x, (n, c), dtype)
-    return x, 0.7 * jax.random.normal(key_y, (m, c), dtype) + 0.3
 
 
 # --- Values ---

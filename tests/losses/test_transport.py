@@ -12,15 +12,13 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
 from cxjax.losses.transport import relaxed_earth_mover_loss, sliced_wasserstein_loss
+from tests import sets
 
 FLOAT64 = {"rtol": 1e-9, "atol": 1e-11}
 DRAW = jax.random.key(5)
 
 
-def points(key, n, m, c=6, dtype=jnp.float64):
-    key_x, key_y = jax.random.split(key)
-    x = jax.random.normal(key_x, (n, c), dtype)
-    return x, 0.7 * jax.random.normal(key_y, (m, c), dtype) + 0.3
+points = functools.partial(sets.points, dtype=jnp.float64)
 
 
 def sliced(x, y, **options):

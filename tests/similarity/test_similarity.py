@@ -10,6 +10,7 @@ from jax.test_util import check_grads
 
 import cxjax
 from cxjax.similarity import blocks, blockwise, reference
+from tests import sets
 
 # Ragged on purpose: neither n nor m a multiple of a block, n below a block, n or m of one.
 SIZES = [(16, 16, 8), (37, 23, 8), (5, 31, 8), (1, 4, 8), (23, 1, 8), (9, 40, 64)]
@@ -26,10 +27,7 @@ def quartic(x, y):
 DISTANCES = ["cosine", "l2", "l1", quartic]
 
 
-def points(key, n, m, c=6, dtype=jnp.float64):
-    key_x, key_y = jax.random.split(key)
-    x = jax.random.normal(key_x, (n, c), dtype)
-    return x, 0.7 * jax.random.normal(key_y, (m, c), dtype) + 0.3
+points = functools.partial(sets.points, dtype=jnp.float64)
 
 
 def blockwise_best(x, y, *, block_size=8, bandwidth=0.5, **options):
