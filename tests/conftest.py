@@ -1,4 +1,8 @@
-"""Strictness for every test: no rank promotion, eight simulated CPU devices, warnings as errors."""
+"""Strictness for every test: no rank promotion, eight simulated CPU devices, warnings as errors.
+
+Most of the tests' time is compilation: LLVM's expensive passes are left out, which changes how fast
+a program runs and how it rounds, not what it computes. The experiment that CI runs has them.
+"""
 
 import jax
 import jaxtyping
@@ -6,6 +10,7 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture
