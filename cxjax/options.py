@@ -16,5 +16,5 @@ def check_option(name: str, value: Any, options: Any, *, more: str = "") -> None
       ValueError: If `value` is none of `options`; it names them.
     """
     known = get_args(options)
-    if value not in known:
+    if not isinstance(value, str | int) or value not in known:
         raise ValueError(f"unknown {name} {value!r}; known: {', '.join(map(repr, known))}{more}")

@@ -60,6 +60,19 @@ def point_set(points: Array, mask: Any, name: str, axis_name: AxisName | None = 
     return PointSet(points, jnp.where(is_empty, 1, weights), is_empty)
 
 
+def constant_where_empty(*sets: PointSet) -> list[PointSet]:
+    """The sets, without a gradient if one of them is empty: a distance of its points may have none.
+
+    A caller's own distance may divide by 0 there, and 0 times its gradient would be NaN.
+    """
+    found = [s.is_empty for s in sets if s.is_empty is not None]
+    if not found:
+        return list(sets)
+    any_empty = functools.reduce(jnp.logical_or, found)
+    points = [jnp.where(any_empty, jax.lax.stop_gradient(s.points), s.points) for s in sets]
+    return [s._replace(points=p) for s, p in zip(sets, points, strict=True)]
+
+
 def none_where_empty(value: Array, *sets: PointSet) -> Array:
     """0 instead of `value` if a set is empty, without a gradient."""
     for found in sets:
@@ -78,10 +91,15 @@ def _as_weights(points: Array, mask: Any, name: str) -> Array:
     if not any(jnp.issubdtype(mask.dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating)):
         raise ValueError(f"{name}_mask must be boolean, or non-negative weights; got {mask.dtype}")
     if not isinstance(mask, jax.core.Tracer):  # by NumPy: under `jit` all that JAX makes is traced
-        smallest = np.asarray(mask).min()
-        if not smallest >= 0:
-            raise ValueError(f"{name}_mask must not be negative; its smallest entry is {smallest}")
-    return jax.lax.stop_gradient(jnp.asarray(mask, points.dtype))
+        values = np.asarray(mask)
+        if not values.min() >= 0:
+            raise ValueError(
+                f"{name}_mask must not be negative; its smallest entry is {values.min()}"
+            )
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}_mask must be finite; its largest entry is {values.max()}")
+    weights = jax.lax.stop_gradient(jnp.asarray(mask, points.dtype))
+    return jnp.where(weights < 0, 0, weights)  # traced ones cannot be refused
 
 
 def as_arrays(*arrays: Any) -> list[Array]:
@@ -148,7 +166,8 @@ def check_distances(distances: Any, x: Array, y: Array) -> None:
 
 def check_mean(mean: Any, x: Array) -> None:
     """Refuses a centre that is not one floating vector of the points' channels."""
-    shape, dtype = jnp.shape(mean), jnp.result_type(mean)
+    mean = mean if isinstance(mean, jax.Array) else np.asarray(mean)
+    shape, dtype = mean.shape, mean.dtype
     if shape != x.shape[1:] or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             f"centering must be 'target', 'none' or a floating mean of shape {x.shape[1:]} for x "

@@ -13,6 +13,7 @@ from cxjax.losses.arguments import (
     block_size_of,
     center,
     comparable,
+    constant_where_empty,
     non_negative,
     none_where_empty,
     point_set,
@@ -100,7 +101,7 @@ def contextual_bilateral_loss(
             "x_positions and y_positions must have the same number of axes; got x_positions of "
             f"shape {x_positions.shape} and y_positions of shape {y_positions.shape}"
         )
-    sources, targets = point_set(x, x_mask, "x"), point_set(y, y_mask, "y")
+    sources, targets = constant_where_empty(point_set(x, x_mask, "x"), point_set(y, y_mask, "y"))
     positions = Positions(
         point_set(x_positions, x_mask, "x").points,
         point_set(y_positions, y_mask, "y").points,

@@ -16,6 +16,7 @@ from cxjax.losses.arguments import (
     block_size_of,
     center,
     comparable,
+    constant_where_empty,
     none_where_empty,
     point_set,
     positive,
@@ -142,7 +143,8 @@ def contextual_loss(
       axis_name: As there: `x` is spread over the axis in every direction.
 
     Returns:
-      A scalar, at least 0: at most `log(m)` when every source is equally far from all targets.
+      A scalar, at least 0 (less is possible only with weights below 1): `log(m)` when every source
+      is equally far from all targets.
 
     Raises:
       ValueError: As `contextual_similarity`.
@@ -267,7 +269,7 @@ def _loss(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> Arra
 
 def _best(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> _Best:
     axis = options.axis_name
-    x, y = point_set(x, x_mask, "x", axis), point_set(y, y_mask, "y")
+    x, y = constant_where_empty(point_set(x, x_mask, "x", axis), point_set(y, y_mask, "y"))
     sources, targets = (y, x) if direction == "reverse" else (x, y)
     target_axis = axis if direction == "reverse" else None
     keywords = {
@@ -316,9 +318,14 @@ def _checked(x, y, options: _Options) -> tuple[Array, Array]:
     epsilon = positive("epsilon", options.epsilon)
     block_size_of(options.block_size)
     x, y = comparable(x, y, options.distance, options.centering)
-    if bandwidth * epsilon**2 < jnp.finfo(x.dtype).tiny:  # the largest slope is its inverse
+    if bandwidth * epsilon * epsilon < jnp.finfo(x.dtype).tiny:  # the largest slope is its inverse
         raise ValueError(
             f"bandwidth {bandwidth} and epsilon {epsilon} are too small together for {x.dtype}"
+        )
+    names = options.axis_name if isinstance(options.axis_name, tuple) else (options.axis_name,)
+    if options.axis_name is not None and not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"axis_name must name a mesh axis, or several in a tuple; got {options.axis_name!r}"
         )
     if options.axis_name is not None and options.implementation == "reference":
         raise ValueError("axis_name needs implementation='blockwise'; got 'reference'")

@@ -18,6 +18,7 @@ from cxjax.losses.arguments import (
     check_distances,
     check_points,
     comparable,
+    constant_where_empty,
     count_of,
     none_where_empty,
     point_set,
@@ -87,7 +88,7 @@ def relaxed_earth_mover_loss(
     x, y = comparable(x, y, distance, centering)
     if callable(distance):
         check_distances(jax.eval_shape(distance, y, x), y, x)
-    sources, targets = point_set(x, x_mask, "x"), point_set(y, y_mask, "y")
+    sources, targets = constant_where_empty(point_set(x, x_mask, "x"), point_set(y, y_mask, "y"))
     mean = center(targets, centering, distance)
 
     def transport(start, end):

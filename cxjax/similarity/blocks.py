@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 # Measured on two cores (experiments/benchmark), in entries of float32.
-_CACHED_ELEMENTS = 2**21  # of a block that need not be cut
-_TILE_ELEMENTS = 2**19
+_CACHED_ELEMENTS = 2**21  # of a block that is one tile
+_TILE_ELEMENTS = 2**19  # of a tile of a larger one, up to 16 tiles
 _ROW_SLICES = 8
 
 
@@ -45,7 +45,7 @@ class Cut(NamedTuple):
 
 
 def cut_for(m: int, block_size: int) -> Cut:
-    """Tiles of 2 MB of a block in float32, if it does not stay in the cache as it is."""
+    """One tile in slices, if the block stays in the cache; else tiles of one slice each."""
     if m < 512:
         return Cut(1, 1)
     if m * block_size <= _CACHED_ELEMENTS:

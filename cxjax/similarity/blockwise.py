@@ -24,7 +24,7 @@ and is skipped when nobody asks for it.
 
 On a CPU the time beside the products goes into reading the block again and again. So the targets
 are cut into tiles, which stay in the cache between the exponential and the second product, and
-indices are looked for in an eighth of the block.
+indices are looked for in a part of the block (`blocks.py`).
 """
 
 import functools
@@ -181,11 +181,13 @@ def _nearest(tiles, weights, cut, options):
     minimum, place = row_minimum(tiles, weights, cut)
     if options.target_axis is None:
         return minimum, place
-    smallest = _collective(jax.lax.pmin, minimum, options)
     device = jax.lax.axis_index(options.target_axis)
     devices = jax.lax.axis_size(options.target_axis)
+    smallest = jax.lax.pmin(jax.lax.stop_gradient(minimum), options.target_axis)
     owner = jax.lax.pmin(jnp.where(minimum == smallest, device, devices), options.target_axis)
-    return smallest, jnp.where(device == owner, place, -1)
+    is_mine = device == owner  # nobody's, if it is NaN: then the row's sum is too
+    minimum = _collective(jax.lax.psum, jnp.where(is_mine, minimum, 0), options)
+    return minimum, jnp.where(is_mine, place, -1)
 
 
 def _forward(

@@ -123,6 +123,27 @@ def test_an_empty_set_has_no_loss_and_no_gradient(key, implementation, distance,
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_an_empty_set_spares_the_other_the_derivative_of_a_distance(key, implementation):
+    # Of a caller's own, which divides by a norm: the empty set's points are zeros.
+    distance = lambda x, y: 1 - (x @ y.T) / jnp.linalg.norm(x, axis=1)[:, None]
+    x, y = points(key, 7, 5, dtype=jnp.float32)
+    f = functools.partial(cxjax.contextual_loss, distance=distance, implementation=implementation)
+    for masks in ({"x_mask": jnp.zeros(7, bool)}, {"y_mask": jnp.zeros(5, bool)}):
+        value, *gradients = value_and_gradients(functools.partial(f, **masks), x, y)
+        assert value == 0
+        for gradient in gradients:
+            np.testing.assert_array_equal(gradient, jnp.zeros_like(gradient))
+
+
+def test_a_traced_negative_weight_counts_as_none(key):
+    x, y = points(key, 7, 5, dtype=jnp.float32)
+    f = jax.jit(lambda mask: cxjax.contextual_loss(x, y, y_mask=mask))
+    weights = jnp.array([1.0, -2, 3, 1, -1])
+    assert f(weights) == f(jnp.maximum(weights, 0))
+    assert jnp.isnan(f(weights.at[0].set(jnp.nan)))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_matches_of_masked_points(key, implementation):
     x, y = points(key, 8, 9, dtype=jnp.float32)
     x_mask, y_mask = jnp.arange(8) != 3, jnp.arange(9) % 2 == 0
@@ -210,6 +231,10 @@ def test_a_given_mean_is_differentiated(key):
         ({"y_mask": jnp.ones((5, 1))}, r"y_mask must have one entry per point.*got shape \(5, 1\)"),
         ({"x_mask": jnp.array([1.0, -1, 0])}, "x_mask must not be negative; .* is -1"),
         ({"x_mask": jnp.array([1.0, jnp.nan, 0])}, "x_mask must not be negative; .* is nan"),
+        ({"x_mask": jnp.array([1.0, jnp.inf, 0])}, "x_mask must be finite; .* is inf"),
+        ({"centering": [0.0, 1.0]}, r"floating mean of shape \(4,\).*got float64 of shape \(2,\)"),
+        ({"distance": np.ones(3)}, "unknown distance array.*'cosine', 'l2', 'l1' or a function"),
+        ({"axis_name": 3}, "axis_name must name a mesh axis.*got 3"),
         ({"y_mask": jnp.ones(5, complex)}, "y_mask must be boolean, or non-negative.*complex64"),
         ({"centering": "source"}, r"unknown centering 'source'.*'target', 'none' or a mean \(c,\)"),
         ({"centering": jnp.ones(3)}, r"floating mean of shape \(4,\).*got float32 of shape \(3,\)"),

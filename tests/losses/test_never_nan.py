@@ -45,6 +45,7 @@ def _cases():
 
 
 CASES = _cases()
+COMPARED = {"cosine": 4, "l2": 1, "l1": 2}  # cases and dtypes whose gradients are known to a tenth
 
 
 def _errors(x, y, distance, bits):
@@ -180,15 +181,15 @@ def test_every_case_is_finite_and_right(implementation, distance, direction, ban
             assert lowest - 1e-5 <= values[k] <= highest * (1 + 1e-5) + 1e-5, about
             assert all(np.isfinite(gradient[k]).all() for gradient in gradients), about
             if decided and dtype != "float16":  # whose gradients overflow
-                compared += 1
                 allowed = _gradient_bounds(x[k], y[k], distance, bandwidth, direction)
+                compared += allowed < 0.1 * max(np.abs(want[k]).max() for want in wanted)
                 for gradient, want in zip(gradients, wanted, strict=True):
                     coarse = jnp.finfo(dtype).eps * np.abs(want[k]).max()
                     assert np.abs(gradient[k] - want[k]).max() <= allowed + coarse, about
             near = name.startswith("copies to") and float(name.split()[-1]) <= 1e-3
             if near and dtype == "float32":
                 assert all(np.abs(gradient[k]).max() < 1e-5 for gradient in gradients), about
-    assert compared >= 6
+    assert compared >= COMPARED[distance], compared  # the bound says something
 
 
 @pytest.fixture(params=[10, 7], ids=["tf32", "bfloat16"])
@@ -235,8 +236,7 @@ def test_the_rounding_is_one_that_breaks_the_equations_as_written(bits):
 
 
 def test_the_bounds_are_tight_enough_to_fail():
-    # Half the cases know their loss in float32 to a thousandth, and none of the wrong values that
-    # PEERS report would pass: a softmax without the clamp, the row's maximum for the column's.
+    # Half the cases know their loss in float32 to a thousandth.
     known = 0
     for x, y in CASES.values():
         lowest, highest, _ = _interval(x, y, "cosine", 0.5, None)
@@ -247,8 +247,33 @@ def test_the_bounds_are_tight_enough_to_fail():
     assert highest - lowest < 0.1
 
 
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_cut_targets(distance):
+    # From 512 on the targets are cut into slices, and rows are looked at in eights.
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((520, C))
+    x = rng.standard_normal((40, C))
+    cases = [
+        (x, y),
+        (y[:40], y),
+        (y[:40] + 1e-3 * x, y),
+        (np.where(np.arange(40)[:, None] < 20, y[:40], x), y),
+        (0 * x + 0.3, 0 * y + 0.7),
+        (x, np.repeat(y[::2], 2, 0)),
+    ]
+    x, y = (jnp.asarray(np.stack(sets), jnp.float32) for sets in zip(*cases, strict=True))
+    f = functools.partial(cxjax.contextual_loss, distance=distance, bandwidth=0.1)
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(f, (0, 1))))(x, y)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    for k, value in enumerate(np.asarray(values)):
+        sets = (np.asarray(a[k], np.float64) for a in (x, y))
+        lowest, highest, _ = _interval(*sets, distance, 0.1, None)
+        assert value >= -1e-6
+        assert lowest - 1e-5 <= value <= highest * (1 + 1e-5) + 1e-5, k
+
+
 @pytest.mark.parametrize("shape", [(1, 9), (9, 1), (1, 1)])
-@pytest.mark.parametrize("direction", ["paper", "reverse"])
+@pytest.mark.parametrize("direction", ["paper", "reverse", "symmetric"])
 @pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
 @pytest.mark.parametrize("implementation", ["reference", "blockwise"])
 def test_single_points(implementation, distance, direction, shape):

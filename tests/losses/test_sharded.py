@@ -39,6 +39,7 @@ SIDES = ["paper", "reverse"]
 CASES = [
     *((d, direction, m, True) for d in DISTANCES for direction in SIDES for m in (False, True)),
     *((d, "symmetric", True, False) for d in ("cosine", "l1")),
+    *(("l2", direction, False, False) for direction in SIDES),
 ]
 
 
@@ -71,6 +72,19 @@ def test_spread_sources_give_the_same(key, distance, direction, masked, check_vm
         for gradient, want in zip(gradients, wanted_gradients, strict=True):
             assert np.abs(want).max() > 1e-3
             np.testing.assert_allclose(gradient, want, **FLOAT64)
+
+
+@pytest.mark.parametrize("direction", SIDES)
+def test_second_derivatives_over_devices(key, direction):
+    with jax.enable_x64(True):
+        x, y = points(key, 16, 5, 3)
+        f = functools.partial(cxjax.contextual_loss, direction=direction, **OPTIONS)
+        split, whole = PartitionSpec("rows"), PartitionSpec()
+        run = spread(functools.partial(f, axis_name="rows"), mesh(rows=DEVICES), (split, whole))
+        along = lambda f: jax.jit(jax.grad(lambda x: jnp.sin(jax.grad(f)(x, y)).sum()))(x)
+        wanted = along(f)
+        assert np.abs(wanted).max() > 1e-3
+        np.testing.assert_allclose(along(run), wanted, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("direction", ["paper", "reverse"])

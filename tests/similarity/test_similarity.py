@@ -276,7 +276,12 @@ def test_memory_is_linear(key):
     assert bytes_at(4096) < 2.2 * bytes_at(2048)
 
 
-def test_memory_at_full_resolution():
-    points = jax.ShapeDtypeStruct((16_384, 256), jnp.float32)  # compiled, not run
-    compiled = jax.jit(jax.value_and_grad(cxjax.contextual_loss)).lower(points, points).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 80e6
+@pytest.mark.parametrize(
+    ("n", "argnums", "megabytes"),
+    [(4096, 0, 32), (16_384, 0, 80), (16_384, (0, 1), 100), (65_536, (0, 1), 500)],
+)
+def test_memory_at_full_resolution(n, argnums, megabytes):
+    points = jax.ShapeDtypeStruct((n, 256), jnp.float32)  # compiled, not run
+    run = jax.jit(jax.value_and_grad(cxjax.contextual_loss, argnums))
+    stats = run.lower(points, points).compile().memory_analysis()
+    assert stats.temp_size_in_bytes < megabytes * 1e6
