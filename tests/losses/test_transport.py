@@ -132,7 +132,7 @@ def test_sliced_defaults_are_the_documented_ones(key):
 
 
 def test_many_points_do_not_drift_in_float32(key):
-    x, y = points(key, 60_000, 40_000, 1, jnp.float32)
+    x, y = points(key, 60_000, 40_000, 1, dtype=jnp.float32)
     wanted = scipy.stats.wasserstein_distance(np.float64(x[:, 0]), np.float64(y[:, 0]))
     np.testing.assert_allclose(sliced(x, y, order=1, projections=1), wanted, rtol=1e-5)
 

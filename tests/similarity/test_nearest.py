@@ -29,7 +29,7 @@ points = functools.partial(sets.points, dtype=jnp.float64)
 
 
 def places(key, n, m, p=2, dtype=jnp.float64):
-    return points(jax.random.fold_in(key, 7), n, m, p, dtype)
+    return points(jax.random.fold_in(key, 7), n, m, p, dtype=dtype)
 
 
 def numpy_nearest(x, y, distance, weight=0.0, p=None, q=None):

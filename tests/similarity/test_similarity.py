@@ -261,7 +261,7 @@ def _temporary_bytes(best, x, y, **options):
 @pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
 def test_blockwise_never_holds_the_distance_matrix(key, distance):
     n = 2048
-    x, y = points(key, n, n, 8, jnp.float32)
+    x, y = points(key, n, n, 8, dtype=jnp.float32)
     matrix = n * n * x.dtype.itemsize
     # The measure sees what it should see.
     assert _temporary_bytes(reference_best, x, y, distance=distance) >= matrix
@@ -270,7 +270,7 @@ def test_blockwise_never_holds_the_distance_matrix(key, distance):
 
 def test_memory_is_linear(key):
     def bytes_at(n):
-        x, y = points(key, n, n, 8, jnp.float32)
+        x, y = points(key, n, n, 8, dtype=jnp.float32)
         return _temporary_bytes(blockwise_best, x, y, distance="cosine", block_size=64)
 
     assert bytes_at(4096) < 2.2 * bytes_at(2048)
