@@ -139,9 +139,9 @@ def _run(names, dtype, **options):
 def _gradient_bounds(x, y, distance, bandwidth):
     r"""What each row of both gradients of the loss can be wrong by, to first order.
 
-    With the symbols of `blockwise.py`: an exponent is wrong by $r_i \delta (1 + \tilde d_{ij})$, but
-    for the row's minimum, whose exponent is 0; from these follow the errors of $\log \mathrm{CX}$,
-    of $C$, and of every slope $\partial L / \partial d_{ij}$.
+    With the symbols of `blockwise.py`: an exponent is wrong by $r_i \delta (1 + \tilde d_{ij})$,
+    but for the row's minimum, whose exponent is 0; from these follow the errors of
+    $\log \mathrm{CX}$, of $C$, and of every slope $\partial L / \partial d_{ij}$.
     """
     d, error = _errors(x, y, distance, None)
     rows, m = np.arange(len(x)), len(y)
@@ -238,7 +238,7 @@ def bits(request, monkeypatch):
 
 
 @pytest.mark.parametrize("bandwidth", [0.1, 0.5])
-@pytest.mark.parametrize("direction", ["paper", "reverse", "symmetric"])
+@pytest.mark.parametrize("direction", ["symmetric"])  # both of the others
 @pytest.mark.parametrize("distance", ["cosine", "l2"])  # L1 has no product
 @pytest.mark.parametrize("implementation", ["reference", "blockwise"])
 def test_rounded_products_neither_break_nor_mislead(
