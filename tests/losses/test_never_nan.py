@@ -99,8 +99,9 @@ def _interval(x, y, distance, bandwidth, bits):
 
     highs, lows = log_cx(apart + slack, fast, slow), log_cx(apart - slack, slow, fast)
     highs, lows = highs + rounded(highs), lows - rounded(lows)
-    nearest, first_two = np.arange(len(x)), np.argsort(d, axis=1)[:, :2].T
-    decided = (apart[nearest, first_two[0], first_two[1]] > slack[nearest, *first_two]).all()
+    rows, order = np.arange(len(x)), np.argsort(d, axis=1)
+    first, second = order[:, 0], order[:, min(1, len(y) - 1)]
+    decided = len(y) == 1 or (apart[rows, first, second] > slack[rows, first, second]).all()
     best = lows.argmax(axis=0)
     others = np.where(np.arange(len(x))[:, None] == best, -np.inf, highs)
     decided &= (others < lows.max(axis=0)).all()
