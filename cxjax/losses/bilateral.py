@@ -85,8 +85,8 @@ def contextual_bilateral_loss(
       0.125
 
     References:
-      Zhang et al., `Zoom to Learn, Learn to Zoom <https://arxiv.org/abs/1905.05169>`_, CVPR 2019,
-      section 4: CoBi. The cosine distance is halved here, as in the contextual loss: a weight
+      Zhang et al., `Zoom to Learn, Learn to Zoom <https://arxiv.org/abs/1905.05169>`_, CVPR 2019:
+      CoBi. The cosine distance is halved here, as in the contextual loss: a weight
       meant for $1 - \cos$ is twice ours, and so is that loss. The authors' code mixes similarities
       instead of distances, and its spatial term does not see how far a match is; this is the
       equation.

@@ -81,7 +81,7 @@ def relaxed_earth_mover_loss(
 
     References:
       Kolkin et al., `Style Transfer by Relaxed Optimal Transport and Self-Similarity
-      <https://arxiv.org/abs/1904.12785>`_, CVPR 2019, section 2.2: the relaxed EMD. The cosine
+      <https://arxiv.org/abs/1904.12785>`_, CVPR 2019: the relaxed EMD. The cosine
       distance is halved here, as in the contextual loss, and so is the loss.
     """
     block_size = block_size_of(block_size)
