@@ -104,7 +104,7 @@ def contextual_similarity(
     options = _Options(
         distance, bandwidth, epsilon, centering, implementation, block_size, axis_name
     )
-    x, y = _checked(x, y, options)
+    x, y, options = _checked(x, y, options)
     return jnp.exp(-_loss("paper", x, y, x_mask, y_mask, options))
 
 
@@ -162,7 +162,7 @@ def contextual_loss(
     options = _Options(
         distance, bandwidth, epsilon, centering, implementation, block_size, axis_name
     )
-    x, y = _checked(x, y, options)
+    x, y, options = _checked(x, y, options)
     if direction != "symmetric":
         return _loss(direction, x, y, x_mask, y_mask, options)
     forth = _loss("paper", x, y, x_mask, y_mask, options)
@@ -219,7 +219,7 @@ def contextual_matches(
     options = _Options(
         distance, bandwidth, epsilon, centering, implementation, block_size, axis_name
     )
-    x, y = _checked(x, y, options)
+    x, y, options = _checked(x, y, options)
     best = _best("paper", x, y, x_mask, y_mask, options)
     takes_part = best.targets.takes_part
     if best.sources.is_empty is not None:
@@ -274,8 +274,8 @@ def _best(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> _Bes
     target_axis = axis if direction == "reverse" else None
     keywords = {
         "distance": options.distance,
-        "bandwidth": float(options.bandwidth),
-        "epsilon": float(options.epsilon),
+        "bandwidth": options.bandwidth,
+        "epsilon": options.epsilon,
         "present": sources.present,
         "weights": targets.weights,
     }
@@ -284,7 +284,7 @@ def _best(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> _Bes
         return _Best(
             *reference.log_best(sources.points, targets.points, mean, **keywords), sources, targets
         )
-    keywords |= {"block_size": block_size_of(options.block_size), "target_axis": target_axis}
+    keywords |= {"block_size": options.block_size, "target_axis": target_axis}
     try:
         log_cx, index = blockwise.log_best(sources.points, targets.points, mean, **keywords)
     except TypeError as error:
@@ -311,12 +311,12 @@ def _best_of_devices(log_cx, index, sources_here: int, axis: AxisName) -> tuple[
     return jnp.where(is_nan, jnp.nan, best), index
 
 
-def _checked(x, y, options: _Options) -> tuple[Array, Array]:
-    """The sets in one dtype, once everything that a user can get wrong is looked at."""
+def _checked(x, y, options: _Options) -> tuple[Array, Array, _Options]:
+    """The sets in one dtype and plain options, once all that can be wrong is looked at."""
     check_option("implementation", options.implementation, Implementation)
     bandwidth = positive("bandwidth", options.bandwidth)
     epsilon = positive("epsilon", options.epsilon)
-    block_size_of(options.block_size)
+    block_size = block_size_of(options.block_size)
     x, y = comparable(x, y, options.distance, options.centering)
     if bandwidth * epsilon * epsilon < jnp.finfo(x.dtype).tiny:  # the largest slope is its inverse
         raise ValueError(
@@ -329,4 +329,4 @@ def _checked(x, y, options: _Options) -> tuple[Array, Array]:
         )
     if options.axis_name is not None and options.implementation == "reference":
         raise ValueError("axis_name needs implementation='blockwise'; got 'reference'")
-    return x, y
+    return x, y, options._replace(bandwidth=bandwidth, epsilon=epsilon, block_size=block_size)
