@@ -13,3 +13,5 @@ from cxjax.losses.contextual import contextual_matches as contextual_matches
 from cxjax.losses.contextual import contextual_similarity as contextual_similarity
 from cxjax.losses.transport import relaxed_earth_mover_loss as relaxed_earth_mover_loss
 from cxjax.losses.transport import sliced_wasserstein_loss as sliced_wasserstein_loss
+from cxjax.training.state import TrainState as TrainState
+from cxjax.training.step import make_train_step as make_train_step
