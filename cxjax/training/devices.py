@@ -23,7 +23,7 @@ Parallelism = Literal["jit", "pmap", "shard_map"]
 AXIS = "data"  # name of the mesh axis over which a batch is split
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with one axis, `"data"`.
 
     Args:
@@ -47,10 +47,26 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
       The tree of global arrays.
     """
     whole = NamedSharding(mesh, PartitionSpec())
+    leaves, structure = jax.tree.flatten(tree)
+    # Typed keys travel as their data: device_put refuses them for devices of other processes.
+    impls = [jax.random.key_impl(leaf) if _is_key(leaf) else None for leaf in leaves]
+    raw = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+
     # device_put shares what lies on one of the devices already, may_alias=False or not; a step that
-    # donates its state would then delete the caller's own parameters.
-    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=whole)
-    return copy(jax.device_put(tree, whole))
+    # donates its state would then delete the caller's own parameters. So all is copied.
+    def copy(raw):
+        copied = map(jnp.copy, raw)
+        wrapped = [
+            leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl)
+            for leaf, impl in zip(copied, impls, strict=True)
+        ]
+        return jax.tree.unflatten(structure, wrapped)
+
+    return jax.jit(copy, out_shardings=whole)(jax.device_put(raw, whole))
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def split(batch: Any, mesh: Mesh) -> Any:
@@ -180,10 +196,9 @@ def initialize_processes(
             "coordinator, process_count and process_index belong together: give all three, or "
             f"none where JAX can find the other processes by itself; got {given}"
         )
-    if process_count is not None and process_index is not None:
-        if not 0 <= process_index < process_count:
-            raise ValueError(
-                f"process_index must lie in 0 to process_count - 1 = {process_count - 1}; "
-                f"got {process_index}"
-            )
+    count, index = process_count or 1, process_index or 0
+    if not 0 <= index < count:
+        raise ValueError(
+            f"process_index must lie in 0 to process_count - 1 = {count - 1}; got {index}"
+        )
     jax.distributed.initialize(coordinator, process_count, process_index)

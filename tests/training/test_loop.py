@@ -1,0 +1,225 @@
+"""The loop: what it writes, and that a run survives being stopped, killed by a NaN, and resumed."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import cxjax
+from cxjax.training import devices, loop
+from cxjax.training.checkpoint import Checkpoints
+
+KEY = jax.random.key(7)
+
+
+class Numbers:
+    """Batches whose values tell which they are."""
+
+    def __init__(self, end=None, before=lambda number: None):
+        self.number, self.end, self.before = 0, end, before
+
+    def __next__(self):
+        if self.number == self.end:
+            raise StopIteration
+        self.before(self.number)
+        self.number += 1
+        rng = np.random.default_rng(self.number)
+        return {"x": rng.normal(size=(8, 3)).astype(np.float32)}
+
+    def get_state(self):
+        return {"next_index": self.number}
+
+    def set_state(self, state):
+        self.number = state["next_index"]
+
+
+def loss_fn(params, batch, key):
+    made = jnp.tanh(batch["x"] @ params["first"]["w"]) @ params["second"]["w"]
+    noise = jax.random.normal(key, made.shape)
+    return jnp.square(made - noise).mean(), {"size": jnp.abs(made).mean()}
+
+
+OPTIMIZER = optax.adam(0.05)
+
+
+def start():
+    w = jnp.linspace(-1, 1, 12).reshape(3, 4)
+    params = {"first": {"w": w}, "second": {"w": w.T}}
+    return cxjax.TrainState.create(params=params, optimizer=OPTIMIZER, ema=True)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return devices.make_mesh(jax.devices()[:2])
+
+
+@pytest.fixture(scope="module")
+def step_fn(mesh):
+    return devices.make_parallel_step(loss_fn, OPTIMIZER, mesh=mesh, ema_decay=0.9)
+
+
+def run(step_fn, mesh, folder, batches=None, *, config=None, **options):
+    options = {"steps": 12, "save_every": 5, "log_every": 4, "key": KEY, "mesh": mesh} | options
+    with Checkpoints(folder / "checkpoints", config=config or {}) as checkpoints:
+        state = loop.train(
+            step_fn,
+            devices.replicate(start(), mesh),
+            batches or Numbers(),
+            folder=folder,
+            checkpoints=checkpoints,
+            **options,
+        )
+    return jax.device_get(state)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(found, expected):
+    leaves = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    return all(np.array_equal(a, b) for a, b in leaves)
+
+
+@pytest.fixture(scope="module")
+def whole(step_fn, mesh, tmp_path_factory):
+    """The uninterrupted run: its folder and its last state."""
+    folder = tmp_path_factory.mktemp("whole")
+    seen = []
+
+    def hook(state):
+        seen.append(int(state.step))
+        return {"evaluation": float(state.params["first"]["w"][0, 0]), "grid": np.ones((4, 5, 3))}
+
+    return folder, run(step_fn, mesh, folder, hooks=[loop.Hook(5, hook)]), seen
+
+
+def test_every_interval_has_a_line_of_means(step_fn, mesh, whole):
+    folder, state, seen = whole
+    assert int(state.step) == 12
+    assert seen == [0, 5, 10, 12]
+    found = lines(folder)
+    assert [line["step"] for line in found if "loss" in line] == [4, 8, 12]
+    assert [line["step"] for line in found if "evaluation" in line] == [0, 5, 10, 12]
+    # The same steps by hand.
+    by_hand, batches, losses = devices.replicate(start(), mesh), Numbers(), []
+    for _ in range(12):
+        batch = devices.split(next(batches), mesh)
+        by_hand, metrics = step_fn(by_hand, batch, devices.replicate(KEY, mesh))
+        losses.append(float(metrics["loss"]))
+    means = [line["loss"] for line in found if "loss" in line]
+    np.testing.assert_allclose(means, np.reshape(losses, (3, 4)).mean(axis=1), rtol=1e-6)
+    assert same(by_hand, state)
+    line = next(line for line in found if "loss" in line)
+    assert {"size", "grad_norm", "grad_norm/first", "grad_norm/second"} < line.keys()
+    assert line["images_per_second"] > 0
+    assert 0 < line["data_wait"] < 1
+    assert any((folder / "tensorboard").iterdir())
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(step_fn, mesh, whole, tmp_path):
+    def terminate(number):
+        if number == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(loop.Stopped, match=r"SIGTERM after step 7; all is saved in .*checkpoints"):
+        run(step_fn, mesh, tmp_path, Numbers(before=terminate))
+    assert signal.getsignal(signal.SIGTERM) is before
+    with (tmp_path / "metrics.jsonl").open("a") as log:  # what a kill would have left
+        log.write(json.dumps({"step": 9, "loss": 0.0}) + '\n{"step": 1')
+    state = run(step_fn, mesh, tmp_path)
+    assert same(state, whole[1])
+    found = lines(tmp_path)
+    assert [line["step"] for line in found] == [4, 8, 12]
+    assert found[-1]["loss"] == [line for line in lines(whole[0]) if "loss" in line][-1]["loss"]
+
+
+def test_another_position_in_the_data_would_be_seen(step_fn, mesh, whole, tmp_path):
+    class Forgetful(Numbers):
+        def set_state(self, state):
+            pass
+
+    run(step_fn, mesh, tmp_path, steps=5)
+    assert not same(run(step_fn, mesh, tmp_path, Forgetful()), whole[1])
+
+
+def test_a_second_interrupt_ends_at_once(step_fn, mesh, tmp_path):
+    def interrupt(number):
+        if number == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(step_fn, mesh, tmp_path, Numbers(before=interrupt))
+
+
+def test_a_nan_stops_the_run_and_is_not_saved(step_fn, mesh, tmp_path):
+    class Broken(Numbers):
+        def __next__(self):
+            batch = super().__next__()
+            if self.number == 8:
+                batch["x"][3, 1] = np.nan
+            return batch
+
+    with pytest.raises(
+        FloatingPointError, match=r"step 8: .*loss = nan.*not finite: first, second\. Nothing was"
+    ):
+        run(step_fn, mesh, tmp_path, Broken(), save_every=4)
+    with Checkpoints(tmp_path / "checkpoints", config={}) as checkpoints:
+        restored = checkpoints.restore(devices.replicate(start(), mesh))
+    assert restored is not None
+    assert restored.step == 4
+
+
+def test_only_the_gradient_of_one_group_is_named(step_fn, mesh, tmp_path):
+    values = {"loss": 1.0, "grad_norm": np.inf, "grad_norm/a": 1.0, "grad_norm/b": np.inf}
+    with pytest.raises(FloatingPointError, match=r"step 3: grad_norm = inf; .* finite: b\."):
+        loop._check_finite(3, values)
+
+
+def test_the_next_step_is_dispatched_before_the_last_metrics_are_fetched(mesh, tmp_path):
+    events = []
+
+    class Metric:
+        def __init__(self, number):
+            self.number = number
+
+        def __array__(self, dtype=None, copy=None):
+            events.append(("fetch", self.number))
+            return np.float32(1.0)
+
+    def step_fn(state, batch, key):
+        number = int(state.step) + 1
+        events.append(("dispatch", number))
+        return state.replace(step=state.step + 1), {"loss": Metric(number)}
+
+    loop.train(step_fn, start(), Numbers(), key=KEY, steps=3, mesh=mesh)
+    assert events == [
+        ("dispatch", 1),
+        ("dispatch", 2),
+        ("fetch", 1),
+        ("dispatch", 3),
+        ("fetch", 2),
+        ("fetch", 3),
+    ]
+
+
+def test_a_trace_of_a_few_steps_is_written(step_fn, mesh, tmp_path):
+    run(step_fn, mesh, tmp_path, steps=5, profile=2)
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+def test_what_cannot_be_run_is_refused(step_fn, mesh, tmp_path):
+    with pytest.raises(ValueError, match="save_every must be at least 1; got 0"):
+        run(step_fn, mesh, tmp_path, save_every=0)
+    with pytest.raises(ValueError, match="the batches ended before step 4"):
+        run(step_fn, mesh, tmp_path / "a", Numbers(end=3))
+    run(step_fn, mesh, tmp_path / "b", steps=5)
+    with pytest.raises(ValueError, match="has taken 5 steps already; --steps 4 is fewer"):
+        run(step_fn, mesh, tmp_path / "b", steps=4)
