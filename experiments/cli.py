@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import logging
 import os
 import sys
@@ -18,31 +19,30 @@ def main(
     *,
     module: str,
     description: str,
+    commands: Mapping[str, tuple[type, Callable[[Any], object]]] | None = None,
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Runs an experiment with the options of the command line; returns the exit status.
 
     `--variant NAME` chooses the configuration whose fields the other options replace; the first of
-    `variants` is the default. What a user can get wrong ends in one line on standard error.
+    `variants` is the default. A configuration that can be resumed is, with `--resume`, that of the
+    run in `--out`, or of the last run under the folder where the default's results go. A first
+    argument out of `commands` runs that, with the options of its own class. What a user can get
+    wrong ends in one line on standard error.
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("cxjax").setLevel(logging.INFO)  # what is downloaded, and how much
-    names = list(variants)
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", add_help=False, allow_abbrev=False)
-    parser.add_argument("--variant", choices=names, default=names[0])
-    chosen, rest = parser.parse_known_args(arguments)
-    config = variants[chosen.variant]
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        run(
-            tyro.cli(
-                type(config),
-                default=config,
-                args=rest,
-                prog=f"python -m {module}",
-                description=f"{description}\n\n--variant {{{','.join(names)}}} chooses what the "
-                f"options below start from (now {chosen.variant}).",
-            )
-        )
+        if arguments and arguments[0] in (commands or {}):
+            kind, call = (commands or {})[arguments[0]]
+            prog = f"python -m {module} {arguments[0]}"
+            call(tyro.cli(kind, args=arguments[1:], prog=prog))
+        else:
+            run(_parse(variants, module, description, arguments, commands or {}))
+    except Resumable as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -50,6 +50,67 @@ def main(
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _parse(
+    variants: Mapping[str, Any],
+    module: str,
+    description: str,
+    arguments: Sequence[str],
+    commands: Mapping[str, Any],
+) -> Any:
+    names = list(variants)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--variant", choices=names)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--out", type=Path)
+    chosen, rest = parser.parse_known_args(arguments)
+    variant = chosen.variant or names[0]
+    config = variants[variant]
+    rest += ["--out", str(chosen.out)] if chosen.out else []
+    if chosen.resume and hasattr(config, "resume"):
+        if chosen.variant:
+            raise ValueError("--resume goes on with the variant of the run; leave out --variant")
+        folder = chosen.out or _last_run(config.default_out.parent)
+        config = dataclasses.replace(read_config(type(config), folder), out=folder, resume=True)
+    elif chosen.resume:
+        rest.append("--resume")
+    others = "".join(f"\n\n`{name} --help`: {kind.__doc__}" for name, (kind, _) in commands.items())
+    return tyro.cli(
+        type(config),
+        default=config,
+        args=rest,
+        prog=f"python -m {module}",
+        description=f"{description}\n\n--variant {{{','.join(names)}}} chooses what the options "
+        f"below start from (now {variant}).{others}",
+    )
+
+
+def _last_run(parent: Path) -> Path:
+    runs = sorted(parent.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise ValueError(f"--resume: there is no run under {parent}; name its folder by --out")
+    return runs[-1].parent
+
+
+def read_config(kind: type, folder: Path) -> Any:
+    """The configuration of the run in a folder.
+
+    Raises:
+      ValueError: If there is none, or it is another experiment's or another version's.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not the folder of a run: it has no config.json")
+    return from_json(kind, json.loads(path.read_text()), where=path)
+
+
+class Resumable(Exception):
+    """A run was stopped by a signal, and can be resumed; the message says how."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
 
 
 def check_folder(out: Path | None) -> None:
@@ -83,3 +144,18 @@ def to_json(config: Any) -> dict[str, Any]:
     """A configuration as JSON can hold it."""
     fields = dataclasses.asdict(config)
     return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
+
+
+def from_json(kind: type, fields: Mapping[str, Any], *, where: object) -> Any:
+    """The configuration that `to_json` wrote; a ValueError says where it has unknown fields."""
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(fields) - set(types)):
+        raise ValueError(f"{where} has fields unknown here: {', '.join(unknown)}")
+    values = {}
+    for name, value in fields.items():
+        if isinstance(value, list):
+            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        elif isinstance(value, str) and "Path" in types[name]:
+            value = Path(value)
+        values[name] = value
+    return kind(**values)

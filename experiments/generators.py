@@ -1,0 +1,331 @@
+"""What the experiments that train a generator share: settings, the run, and its use afterwards."""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import cxjax
+from cxjax.data import images, video
+from cxjax.data.tfds import ImageFolder
+from cxjax.features.vgg import Network, Pooling, layer_names
+from cxjax.models import crn, resnet, unet
+from cxjax.training import devices, loop
+from cxjax.training.checkpoint import Checkpoints, load_state, read_config
+from cxjax.training.devices import Parallelism
+from cxjax.training.step import LossFn
+from experiments.cli import Resumable, from_json, make_folder, to_json
+
+Model = Literal["crn", "unet", "resnet"]
+Precision = Literal["float32", "bfloat16"]
+Features = Callable[[jax.Array], dict[str, jax.Array]]
+
+MODELS = {"crn": crn, "unet": unet, "resnet": resnet}
+CLASSES = {"crn": crn.CRN, "unet": unet.UNet, "resnet": resnet.ResNet}
+MOVING = (".mp4", ".webp", ".gif")
+CHECKPOINTS = "checkpoints"  # folder in that of a run
+
+# What may differ between a run and the one that resumes it.
+RESUMABLE = ("out", "resume", "steps", "save_every", "log_every", "sample_every", "profile")
+RESUMABLE += ("parallelism", "coordinator", "process_count", "process_index", "distributed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    out: Path | None = None
+    """Folder for the results, new or empty; without it a new one under out/."""
+    resume: bool = False
+    """Go on with the run in --out, or else with the last one under out/; its options are those it
+    was begun with."""
+    seed: int = 0
+    """Of the first parameters, the order of the data and all draws."""
+
+    size: int = 128
+    """Height and width of the images that are trained on, in pixels."""
+    model: Model = "crn"
+    """Generator: cascaded refinement (the paper's), U-Net, or Johnson's with residual blocks."""
+    small: bool = True
+    """A preset that two CPU cores train; otherwise the published size."""
+    batch_size: int = 2
+    """Images per step, over all devices."""
+    steps: int = 1000
+    """Steps of gradient descent."""
+    learning_rate: float = 5e-4
+    """Adam's; it falls to a tenth by a cosine unless --schedule constant."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Course of the learning rate over the steps."""
+    clip_norm: float = 0.0
+    """Largest norm of a gradient; 0 does not clip."""
+    accumulate: int = 1
+    """Steps whose gradients are averaged before the parameters change."""
+    ema_decay: float | None = None
+    """Decay per step of a moving average of the parameters, which is then what is used."""
+    precision: Precision = "float32"
+    """Type the networks compute in; parameters and losses are float32 in any case."""
+    checkpoint_features: bool = False
+    """Compute the features again in the backward pass, which saves memory and costs time."""
+
+    network: Network = "vgg16"
+    """Feature network; vgg19 needs a download or --weights."""
+    weights: Path | None = None
+    """File of weights for it: .safetensors, .pth, .mat, .h5 or .ckpt."""
+    pooling: Pooling = "average"
+    """Pooling of the network; the authors' is the average."""
+
+    save_every: int = 200
+    """Steps between checkpoints."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    sample_every: int = 200
+    """Steps between sample grids."""
+    profile: int = 0
+    """Number of steps to write a trace of, under trace/."""
+    parallelism: Parallelism = "jit"
+    """How the step is spread over the devices: jit with shardings, shard_map, or pmap."""
+    distributed: bool = False
+    """Join the other processes of a run on several hosts; JAX finds them on a TPU slice or under
+    Slurm, elsewhere give the three options below."""
+    coordinator: str | None = None
+    """Address and port of process 0."""
+    process_count: int | None = None
+    """Number of processes."""
+    process_index: int | None = None
+    """Number of this one."""
+
+    def __post_init__(self) -> None:
+        positive = ("size", "batch_size", "steps", "accumulate")
+        for name in (*positive, "save_every", "log_every", "sample_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{_flag(name)} must be at least 1; got {getattr(self, name)}")
+        if not math.isfinite(self.learning_rate) or self.learning_rate <= 0:
+            raise ValueError(f"--learning-rate must be positive; got {self.learning_rate}")
+        if not self.clip_norm >= 0:
+            raise ValueError(f"--clip-norm must be at least 0; got {self.clip_norm}")
+        if self.profile < 0:
+            raise ValueError(f"--profile must be at least 0; got {self.profile}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must lie in 0 to 2**32 - 1; got {self.seed}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema-decay must lie in [0, 1); got {self.ema_decay}")
+        if self.distributed and self.out is None:
+            raise ValueError("--distributed needs --out, a folder that all processes see")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def check_layers(config: GeneratorConfig, named: Sequence[str]) -> None:
+    """Refuses a layer that the feature network does not have."""
+    known = layer_names(config.network)
+    for name in named:
+        if name not in known:
+            raise ValueError(
+                f"{config.network} has no layer {name!r}; its layers: {', '.join(known)}"
+            )
+
+
+def make_model(config: GeneratorConfig) -> nn.Module:
+    """The generator; a cascaded refinement network has the levels that suit the size."""
+    options: dict[str, Any] = {}
+    if config.precision == "bfloat16":
+        options["dtype"] = jnp.bfloat16
+    if config.model == "crn":
+        options["levels"] = max(1, round(math.log2(config.size / 4)) + 1)
+    make = MODELS[config.model].small if config.small else CLASSES[config.model]
+    return make(**options)
+
+
+def make_features(config: GeneratorConfig, layers: Sequence[str]) -> Features:
+    """`(images (b, h, w, 3)) -> {layer: (b, h, w, c)}` of the frozen feature network."""
+    model, params = cxjax.load_vgg(config.network, path=config.weights, pooling=config.pooling)
+    if config.precision == "bfloat16":
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+
+    def features(pictures: jax.Array) -> dict[str, jax.Array]:
+        if config.precision == "bfloat16":
+            pictures = pictures.astype(jnp.bfloat16)
+        return cast(dict[str, jax.Array], model.apply(params, pictures, layers=tuple(layers)))
+
+    return jax.checkpoint(features) if config.checkpoint_features else features
+
+
+def make_optimizer(config: GeneratorConfig) -> optax.GradientTransformation | optax.MultiSteps:
+    """Adam, with what the settings add to it."""
+    rate: Any = config.learning_rate
+    updates = max(1, config.steps // config.accumulate)
+    if config.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(config.learning_rate, updates, 0.1)
+    optimizer = optax.adam(rate)
+    if config.clip_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optax.MultiSteps(optimizer, config.accumulate) if config.accumulate > 1 else optimizer
+
+
+def join_processes(config: GeneratorConfig) -> None:
+    """Joins the other processes, if there are any; before JAX is used."""
+    if config.distributed:
+        devices.initialize_processes(
+            coordinator=config.coordinator,
+            process_count=config.process_count,
+            process_index=config.process_index,
+        )
+
+
+def check_resumed(config: GeneratorConfig) -> None:
+    """Refuses, before anything is touched, to go on with a run of another configuration."""
+    if config.resume and config.out is not None:
+        Checkpoints(config.out / CHECKPOINTS, config=to_json(config), ignore=RESUMABLE).close()
+
+
+def open_folder(config: GeneratorConfig, default: Path) -> Path:
+    """The run's folder: a new one with its `config.json`, or the one to go on in."""
+    if config.resume:
+        if config.out is None:
+            raise ValueError("--resume found no run to go on with; name its folder by --out")
+        return config.out
+    if jax.process_count() > 1 and jax.process_index():
+        return config.out or default
+    folder = make_folder(config.out, default)
+    (folder / "config.json").write_text(json.dumps(to_json(config), indent=1) + "\n")
+    return folder
+
+
+def train(
+    config: GeneratorConfig,
+    *,
+    folder: Path,
+    model: nn.Module,
+    loss_fn: LossFn,
+    batches: loop.Batches,
+    hooks: Sequence[loop.Hook] = (),
+) -> Any:
+    """Trains a generator from the start, or from the folder's newest checkpoint.
+
+    Returns:
+      The parameters, or their moving average if one is kept.
+    """
+    mesh = devices.make_mesh()
+    key = jax.random.key(config.seed)
+    with Checkpoints(folder / CHECKPOINTS, config=to_json(config), ignore=RESUMABLE) as checkpoints:
+        optimizer = make_optimizer(config)
+        step_fn = devices.make_parallel_step(
+            loss_fn,
+            optimizer,
+            mesh=mesh,
+            parallelism=config.parallelism,
+            ema_decay=config.ema_decay,
+        )
+        image = jnp.zeros((config.size, config.size, 3))
+        params = jax.jit(model.init)(jax.random.fold_in(key, 0), image)
+        state = cxjax.TrainState.create(
+            params=params, optimizer=optimizer, ema=config.ema_decay is not None
+        )
+        try:
+            state = loop.train(
+                step_fn,
+                devices.replicate(state, mesh),
+                batches,
+                key=jax.random.fold_in(key, 1),
+                steps=config.steps,
+                mesh=mesh,
+                folder=folder,
+                checkpoints=checkpoints,
+                save_every=config.save_every,
+                log_every=config.log_every,
+                hooks=hooks,
+                profile=config.profile,
+            )
+        except loop.Stopped as stopped:
+            message = f"{stopped}; go on with --resume --out {folder}"
+            raise Resumable(message, stopped.signal) from stopped
+    return state.params if state.ema is None else state.ema
+
+
+def sample_grid(
+    model: nn.Module, pictures: np.ndarray, folder: Path, *, every: int, target: np.ndarray
+) -> loop.Hook:
+    """A hook that shows fixed inputs above what is made of them, with the target beside."""
+
+    @jax.jit
+    def make(params, pictures):
+        return model.apply(params, pictures)
+
+    def call(state):
+        params = state.params if state.ema is None else state.ema
+        made = np.clip(np.asarray(make(jax.device_get(params), pictures)), 0, 1)
+        rows = [images.strip(row) for row in ([*pictures, target], [*made, np.ones_like(target)])]
+        grid = np.concatenate(rows)
+        if jax.process_index() == 0:
+            (folder / "samples").mkdir(exist_ok=True)
+            images.write_image(folder / "samples" / f"step{int(state.step):06d}.png", grid)
+        return {"samples": grid}
+
+    return loop.Hook(every, call)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ApplyConfig:
+    """Applies a run's trained generator to a picture, a folder of pictures, or a video."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    input: Annotated[Path, tyro.conf.Positional]
+    """Picture, folder of pictures, or video."""
+    output: Annotated[Path, tyro.conf.Positional]
+    """Where to write: a picture; a video, .mp4, .webp or .gif; or, for a folder, a folder."""
+    step: int | None = None
+    """Checkpoint to use; without it the newest."""
+    frames_per_second: float = 25.0
+    """Of the video that is written."""
+
+
+def load_generator(
+    folder: Path, config_class: type[GeneratorConfig], *, step: int | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The trained generator of a run: `(images (b, h, w, 3)) -> images`, RGB in [0, 1].
+
+    Raises:
+      ValueError: If there is no run in the folder, or none of its checkpoints is sound.
+    """
+    if not (folder / CHECKPOINTS).is_dir():
+        raise ValueError(f"{folder} is not the folder of a run: it has no {CHECKPOINTS}/")
+    saved = read_config(folder / CHECKPOINTS)
+    config = from_json(config_class, saved, where=folder / CHECKPOINTS)
+    model = make_model(config)
+    params = load_state(folder / CHECKPOINTS, step=step).state
+    make = jax.jit(functools.partial(model.apply, params))
+    return lambda pictures: np.clip(np.asarray(make(pictures)), 0, 1)
+
+
+def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
+    """Applies a trained generator to a picture, a folder of pictures, or a video."""
+    if config.output.exists():
+        raise ValueError(f"{config.output} exists; name another output")
+    if not config.input.exists():
+        raise ValueError(f"there is no file or folder {config.input}")
+    generator = load_generator(config.run, config_class, step=config.step)
+    if config.input.is_dir():
+        config.output.mkdir(parents=True)
+        for element in ImageFolder(config.input):
+            made = generator(element["image"][None].astype(np.float32) / 255)[0]
+            path = (config.output / element["id"]).with_suffix(".png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            images.write_image(path, made)
+        return
+    if config.output.suffix.lower() in MOVING:
+        frames = video.read_video(config.input)
+        made = np.concatenate([generator(frame[None]) for frame in frames])
+        video.write_video(config.output, made, frames_per_second=config.frames_per_second)
+    else:
+        images.write_image(config.output, generator(images.read_image(config.input)[None])[0])

@@ -1,0 +1,104 @@
+"""Settings of the single-image animation, and its named variants."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal
+
+from experiments.generators import GeneratorConfig, check_layers
+
+Loss = Literal["contextual", "gram"]
+Crop = tuple[int, int, int, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(GeneratorConfig):
+    source: str = "carphone"
+    """Clip that drives: a video file, a folder of frames, a set by name, or `drawn`."""
+    source_crop: Crop | None = (34, 2, 144, 112)
+    """Left, top, right, bottom of the part of the clip to use, in pixels; scaled to --size."""
+    held_out: int = 24
+    """Number of frames at the clip's end that are not trained on, and on which all is measured."""
+    target: str = "MonaLisa"
+    """Picture to be moved: a file, the id of a painting of the set `paintings`, or `drawn`."""
+    target_crop: Crop | None = (70, 10, 270, 210)
+    """The same of the target. Alike framing of the two helps."""
+    head: tuple[float, float, float, float] | None = (0.02, 0.13, 0.62, 0.88)
+    """Box of the head in the first held-out frame: left, top, right, bottom as shares of it."""
+    brow: tuple[float, float, float, float] | None = (0.1, 0.3, 0.55, 0.5)
+    """Box of brow and eyes."""
+    mouth: tuple[float, float, float, float] | None = (0.22, 0.6, 0.48, 0.86)
+    """Box of the mouth."""
+
+    loss: Loss = "contextual"
+    """The Contextual Loss, or the Gram loss with aligned features of the source (a baseline)."""
+    target_layers: tuple[str, ...] = ("conv3_2", "conv4_2")
+    """Layers compared with the target's."""
+    source_layers: tuple[str, ...] = ("conv4_2",)
+    """Layers compared with the source frame's."""
+    bandwidth: float = 0.5
+    """h of the Contextual Loss."""
+    source_weight: float = 1.0
+    """Weight of the loss to the source; that to the target has 1."""
+    frames_per_second: float = 10.0
+    """Of the animation that is written."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layers(self, (*self.target_layers, *self.source_layers))
+        if not self.target_layers:
+            raise ValueError("--target-layers needs at least one layer")
+        for name in ("bandwidth", "frames_per_second"):
+            if not math.isfinite(getattr(self, name)) or getattr(self, name) <= 0:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must be positive; got {getattr(self, name)}"
+                )
+        if not math.isfinite(self.source_weight) or self.source_weight < 0:
+            raise ValueError(f"--source-weight must be at least 0; got {self.source_weight}")
+        if self.held_out < 3:
+            raise ValueError(f"--held-out must be at least 3 frames; got {self.held_out}")
+        for name in ("head", "brow", "mouth"):
+            box = getattr(self, name)
+            if box and not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+                raise ValueError(
+                    f"--{name} is left, top, right, bottom as shares of the frame; got {box}"
+                )
+
+    @property
+    def default_out(self) -> Path:
+        """Where results go if --out does not say."""
+        names = [Path(self.source).stem, Path(self.target).stem, self.loss]
+        return Path("out/single_image_animation") / "-".join(names)
+
+
+VARIANTS = {
+    "default": Config(),
+    "paper": Config(
+        # The authors' release (config.py of roimehrez/contextualLoss): VGG19, 256 px, batch 1, Adam
+        # at 1e-4, ten epochs; 96 training frames make 960 steps.
+        network="vgg19",
+        size=256,
+        small=False,
+        batch_size=1,
+        steps=960,
+        learning_rate=1e-4,
+        schedule="constant",
+    ),
+    "smoke": Config(
+        source="drawn",
+        source_crop=None,
+        target="drawn",
+        target_crop=None,
+        head=None,
+        brow=None,
+        mouth=None,
+        size=32,
+        held_out=4,
+        steps=4,
+        target_layers=("conv1_2", "conv2_1"),
+        source_layers=("conv2_1",),
+        save_every=2,
+        log_every=1,
+        sample_every=2,
+    ),
+}

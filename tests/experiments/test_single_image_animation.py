@@ -1,0 +1,218 @@
+"""The animation end to end on a drawn clip: trained, stopped, resumed, applied, measured."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.filters import gaussian
+
+from cxjax.data import video
+from experiments import cli, generators
+from experiments.single_image_animation import clips, measures, train
+from experiments.single_image_animation.config import VARIANTS, Config
+
+ROOT = Path(__file__).parents[2]
+SMOKE = VARIANTS["smoke"]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of the command line that got SIGTERM after its first checkpoint, and what it said."""
+    folder = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "experiments.single_image_animation", "--variant", "smoke"]
+    command += ["--steps", "100000", "--ema-decay", "0.9", "--batch-size", "8"]
+    known = {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    run = subprocess.Popen(
+        command, cwd=folder, env=os.environ | known, stderr=subprocess.PIPE, text=True
+    )
+    out = folder / "out/single_image_animation/drawn-drawn-contextual"
+    deadline = time.monotonic() + 120
+    while not any(p.name.isdigit() for p in (out / "checkpoints").glob("*")):
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=60)
+    return out, run.returncode, said
+
+
+def test_a_stopped_run_says_how_to_go_on(stopped):
+    out, status, said = stopped
+    assert status == 128 + signal.SIGTERM
+    assert f"go on with --resume --out {out.relative_to(out.parents[2])}" in said
+    assert "Traceback" not in said
+
+
+def main(*arguments):
+    return cli.main(
+        train.run,
+        VARIANTS,
+        module="experiments.single_image_animation",
+        description="",
+        arguments=arguments,
+    )
+
+
+@pytest.fixture(scope="module")
+def resumed(stopped):
+    """The same run gone on with, on eight devices in place of one."""
+    out, _, _ = stopped
+    last = max(int(p.name) for p in (out / "checkpoints").glob("*") if p.name.isdigit())
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.chdir(out.parents[2]):
+        assert main("--resume", "--steps", str(last + 3)) == 0
+    return out, last, said.getvalue()
+
+
+def test_the_resumed_run_ends_with_everything(resumed):
+    out, last, said = resumed
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == list(range(1, last + 4))
+    results = json.loads((out / "results.json").read_text())
+    assert {"motion", "look", "flicker", "source"} <= results.keys()
+    assert "| drawn-drawn-contextual |" in said
+    frames = video.read_video(out / "animation.webp")
+    assert frames.shape == (SMOKE.held_out, SMOKE.size, 2 * SMOKE.size + 4, 3)
+    assert (out / "samples/step000000.png").is_file()
+
+
+def test_the_trained_generator_is_applied(resumed, tmp_path):
+    out, _, _ = resumed
+    _, held_out, _ = clips.read_pair(SMOKE)
+    (tmp_path / "in").mkdir()
+    for number, frame in enumerate(held_out[:2]):
+        pixels = (frame * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"in/{number}.png")
+    apply = lambda given, to: generators.apply(
+        generators.ApplyConfig(run=out, input=given, output=to), Config
+    )
+    apply(tmp_path / "in", tmp_path / "made")
+    made = np.asarray(Image.open(tmp_path / "made/0.png"), np.float32) / 255
+    strip = np.asarray(Image.open(out / "strip.png"), np.float32) / 255
+    # The same up to the eight bits that the inputs were saved with.
+    assert np.abs(made - strip[SMOKE.size :, : SMOKE.size]).mean() < 0.005
+    assert np.abs(made - held_out[0]).mean() > 0.1
+    video.write_video(tmp_path / "clip.gif", held_out, frames_per_second=5)
+    apply(tmp_path / "clip.gif", tmp_path / "made.webp")
+    assert len(video.read_video(tmp_path / "made.webp")) == len(held_out)
+    with pytest.raises(ValueError, match="made exists; name another output"):
+        apply(tmp_path / "in", tmp_path / "made")
+    with pytest.raises(ValueError, match="is not the folder of a run"):
+        generators.apply(
+            generators.ApplyConfig(run=tmp_path, input=out, output=tmp_path / "b"), Config
+        )
+
+
+def test_another_configuration_is_not_resumed(resumed, capsys):
+    out, last, _ = resumed
+    before = sorted((p, p.stat().st_mtime) for p in out.rglob("*") if p.is_file())
+    go_on = ("--resume", "--out", str(out), "--steps", str(last + 9))
+    assert main(*go_on, "--learning-rate", "0.1") == 2
+    assert "learning_rate" in capsys.readouterr().err
+    assert main(*go_on, "--variant", "smoke") == 2
+    assert "leave out --variant" in capsys.readouterr().err
+    assert sorted((p, p.stat().st_mtime) for p in out.rglob("*") if p.is_file()) == before
+
+
+def test_the_settings_survive_being_written(tmp_path):
+    config = dataclasses.replace(SMOKE, weights=Path("a.pth"), head=(0.1, 0.2, 0.3, 0.4))
+    written = json.loads(json.dumps(cli.to_json(config)))
+    assert cli.from_json(Config, written, where="here") == config
+    with pytest.raises(ValueError, match="here has fields unknown here: colour"):
+        cli.from_json(Config, written | {"colour": 1}, where="here")
+    with pytest.raises(ValueError, match="no run under"):
+        cli._last_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_layers": ("conv9_1",)}, "vgg16 has no layer 'conv9_1'"),
+        ({"bandwidth": 0.0}, "--bandwidth must be positive; got 0.0"),
+        ({"held_out": 1}, "--held-out must be at least 3"),
+        ({"head": (0.5, 0, 0.2, 1)}, "--head is left, top, right, bottom"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be positive"),
+        ({"distributed": True}, "--distributed needs --out"),
+        ({"ema_decay": 1.0}, r"--ema-decay must lie in \[0, 1\)"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMOKE, **options)
+
+
+def test_clips_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="has 12 frames: too few to hold out 11 and train"):
+        clips.read_pair(dataclasses.replace(SMOKE, held_out=11))
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    given = dataclasses.replace(SMOKE, target=str(tmp_path / "a.png"), target_crop=(10, 10, 50, 20))
+    with pytest.raises(ValueError, match="--target-crop .* which is 40 x 30 pixels"):
+        clips.read_pair(given)
+
+
+# --- The measures, on motion that is known ---
+
+
+@pytest.fixture(scope="module")
+def face():
+    return clips.draw_clip(8, 48)
+
+
+def test_motion_is_carried_by_another_look_and_not_by_noise(face):
+    motion = measures.flow(face)
+    boxes = {"head": (0.2, 0.1, 0.9, 0.9), "mouth": (0.4, 0.55, 0.8, 0.8)}
+    painted = 1 - face**1.5 * np.float32([0.3, 0.9, 0.6])
+    same = measures.motion_carried(motion, measures.flow(painted), boxes)
+    assert same["whole"] > 0.8
+    assert same["head"] > 0.9
+    assert same["mouth"] > 0.4
+    noise = np.random.default_rng(0).normal(0, 0.05, face.shape).astype(np.float32)
+    still = measures.motion_carried(motion, measures.flow(face[:1] + noise), boxes)
+    assert max(abs(still["whole"]), abs(still["mouth"])) < 0.2
+    backwards = measures.motion_carried(motion, -motion, boxes)
+    assert max(backwards.values()) < -0.99
+    assert np.isnan(measures.motion_carried(0 * motion, motion)["whole"])
+
+
+def test_flow_is_that_of_a_shift():
+    rng = np.random.default_rng(1)
+    noise = gaussian(rng.normal(size=(48, 48)), 2, mode="wrap")
+    texture = (noise - noise.min()) / np.ptp(noise)
+    frames = np.stack([np.roll(texture, (i, -2 * i), (0, 1)) for i in range(3)])
+    found = measures.flow(np.repeat(frames[..., None], 3, axis=-1))
+    inside = found[:, :, 8:-8, 8:-8]
+    np.testing.assert_allclose(np.median(inside, axis=(0, 2, 3)), (1, -2), atol=0.2)
+
+
+def test_a_box_follows_what_is_in_it():
+    motion = np.zeros((3, 2, 20, 20))
+    motion[:, 0], motion[:, 1] = 2, -1
+    boxes = measures.track(motion, (0.5, 0.1, 0.8, 0.4))
+    assert [(y.start, x.start) for y, x in boxes] == [(2, 10), (4, 9), (6, 8)]
+    assert all(y.stop - y.start == 6 and x.stop - x.start == 6 for y, x in boxes)
+
+
+def test_flicker_is_what_motion_does_not_explain(face):
+    motion = measures.flow(face)
+    own = measures.flicker(face, face, motion)
+    gain = np.random.default_rng(0).uniform(0.9, 1.1, (len(face), 1, 1, 1))
+    flickering = measures.flicker((face * gain).astype(np.float32), face, motion)
+    assert own < 0.01 < 0.02 < flickering
+
+
+def test_look_tells_the_target_from_another(face):
+    features = generators.make_features(SMOKE, ("conv1_2", "conv2_1"))
+    target = 1 - face[0]
+    near, far = (measures.look(features, clip[:2], target) for clip in (1 - face[1:], face[1:]))
+    assert near["contextual"] < far["contextual"]
+    assert near["gram"] < 0.1 * far["gram"]
