@@ -249,7 +249,7 @@ def train(
         except loop.Stopped as stopped:
             message = f"{stopped}; go on with --resume --out {folder}"
             raise Resumable(message, stopped.signal) from stopped
-    return state.params if state.ema is None else state.ema
+    return jax.device_get(state.params if state.ema is None else state.ema)
 
 
 def sample_grid(

@@ -30,7 +30,7 @@ def run(config: Config) -> dict[str, Any]:
     folder = generators.open_folder(config, config.default_out)
     if jax.process_index() == 0:
         print(f"results in {folder}")
-    images.write_image(folder / "target.png", target)
+        images.write_image(folder / "target.png", target)
     shown = held_out[:: max(1, len(held_out) // SHOWN)][:SHOWN]
     params = generators.train(
         config,
