@@ -72,8 +72,6 @@ class GeneratorConfig:
     """Decay per step of a moving average of the parameters, which is then what is used."""
     precision: Precision = "float32"
     """Type the networks compute in; parameters and losses are float32 in any case."""
-    checkpoint_features: bool = False
-    """Compute the features again in the backward pass, which saves memory and costs time."""
 
     network: Network = "vgg16"
     """Feature network; vgg19 needs a download or --weights."""
@@ -157,7 +155,7 @@ def make_features(config: GeneratorConfig, layers: Sequence[str]) -> Features:
             pictures = pictures.astype(jnp.bfloat16)
         return cast(dict[str, jax.Array], model.apply(params, pictures, layers=tuple(layers)))
 
-    return jax.checkpoint(features) if config.checkpoint_features else features
+    return features
 
 
 def make_optimizer(config: GeneratorConfig) -> optax.GradientTransformation | optax.MultiSteps:

@@ -60,6 +60,8 @@ def open_source(
 def _open_set(
     name: str, split: str, data_dir: str | os.PathLike[str] | None, image: str | None
 ) -> Source:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"there is no file, folder or set {name}")
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -68,8 +70,6 @@ def _open_set(
             'pip install "cxjax[data]"'
         ) from error
     _check_array_record(name)
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"there is no file, folder or set {name}")
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
@@ -120,8 +120,8 @@ def _check_array_record(name: str) -> None:
         import array_record  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"there is no file or folder {name}, and sets by name are read by array_record, which "
-            'exists for Linux only: there, pip install "cxjax[data]"; here, give pictures or a video'
+            f"there is no file or folder {name}, and sets by name are read by array_record: pip "
+            'install "cxjax[data]" on Linux, the only system it exists for; elsewhere give pictures'
         ) from error
 
 

@@ -78,8 +78,6 @@ def _data_of_deb(path: Path) -> bytes:
             break
         start += 60
         if name.startswith("data.tar"):
-            if start + size > len(content):
-                break
             return content[start : start + size]
         start += size + size % 2
     raise CorruptArchiveError(f"{path} ends before its files; delete it to have it fetched again")

@@ -194,7 +194,9 @@ def test_names_of_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("missing", ["array_record", "importlib_resources"])
 def test_what_preparing_needs(tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    told = {"array_record": "Linux only", "importlib_resources": r"cxjax\[data\]"}[missing]
+    told = {"array_record": "on Linux, the only system", "importlib_resources": r"cxjax\[data\]"}[
+        missing
+    ]
     with pytest.raises(ImportError, match=told):
         open_source("three_squares", data_dir=tmp_path)
 

@@ -58,6 +58,16 @@ def test_other_films(tmp_path, frames, suffix):
     assert video.frame_rate(path) == 25
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_frames_that_last_unequally_are_read_once(tmp_path, frames, suffix):
+    video.write_video(tmp_path / "a.mp4", frames, frames_per_second=25)
+    path = tmp_path / f"b.{suffix}"
+    choose = ["-vf", "select=lt(n\\,3)+gt(n\\,9)", "-fps_mode", "vfr"]
+    subprocess.run([video._ffmpeg(), "-v", "error", "-i", tmp_path / "a.mp4", *choose, path])
+    read = video.read_video(path)
+    assert [round(square(frame)[0] / 3) for frame in read] == [0, 1, 2, 10, 11]
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "webp"])
 def test_selected_frames(tmp_path, frames, suffix):
     path = tmp_path / f"a.{suffix}"

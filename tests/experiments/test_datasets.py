@@ -215,7 +215,8 @@ def test_emoji_of_one_base_are_never_divided(tmp_path, put):
     assert all(bases.values())
     assert not bases["noto_train"] & bases["fluent_train"]
     assert not (bases["noto_train"] | bases["fluent_train"]) & bases["noto_test"]
-    assert sum(base == "1f44b" for part in parts.values() for base in {e["base"] for e in part})
+    waved = {k: sum(e["base"] == "1f44b" for e in part) for k, part in parts.items()}
+    assert sorted(waved.values()) in ([0, 0, 0, 6], [0, 0, 6, 6])
     assert "1f680" not in ids["fluent_train"]  # Noto's is missing
     for split, part in parts.items():
         for example in part:

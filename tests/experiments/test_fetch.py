@@ -214,7 +214,9 @@ def test_resource_archives(version):
     files = {"g/a/one.txt": b"one", "g/a/ä.webp": b"two" * 100, "g/b/three": b"", "four": b"4"}
     content = packages.rcc(files, version=version, compressed=["g/a/ä.webp"])
     assert archives.read_rcc(content) == files
-    for damaged in (content[:-3], content[:40], b"qres", b"page" * 20):
+    assert content.count(b"\0\0\0\3one") == 1
+    longer = content.replace(b"\0\0\0\3one", b"\1\0\0\3one")
+    for damaged in (content[:-3], content[:40], longer, b"qres", b"page" * 20):
         with pytest.raises(archives.CorruptArchiveError, match="Qt resource archive"):
             archives.read_rcc(damaged)
     zstandard = packages.rcc(files, version=version, compressed=["four"], flag=4)

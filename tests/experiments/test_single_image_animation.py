@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +22,7 @@ from cxjax.data import video
 from experiments import cli, generators
 from experiments.single_image_animation import clips, measures, train
 from experiments.single_image_animation.config import VARIANTS, Config
+from experiments.single_image_animation.objective import make_loss
 
 ROOT = Path(__file__).parents[2]
 SMOKE = VARIANTS["smoke"]
@@ -216,3 +219,18 @@ def test_look_tells_the_target_from_another(face):
     near, far = (measures.look(features, clip[:2], target) for clip in (1 - face[1:], face[1:]))
     assert near["contextual"] < far["contextual"]
     assert near["gram"] < 0.1 * far["gram"]
+
+
+def test_networks_in_half_precision_give_nearly_the_same_loss_in_float32():
+    frames, _, target = clips.read_pair(SMOKE)
+    batch = {"image": frames[:2]}
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        config = dataclasses.replace(SMOKE, precision=precision)
+        model = generators.make_model(config)
+        features = generators.make_features(config, ("conv1_2", "conv2_1"))
+        loss_fn = make_loss(config, model, features, target)
+        params = jax.jit(model.init)(jax.random.key(0), frames[0])
+        found[precision], _ = jax.jit(loss_fn)(params, batch, jax.random.key(1))
+        assert found[precision].dtype == jnp.float32
+    assert 0 < abs(found["float32"] - found["bfloat16"]) < 0.02 * found["float32"]
