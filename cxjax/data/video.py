@@ -127,10 +127,10 @@ def frame_rate(path: str | os.PathLike[str]) -> float:
     told = subprocess.run(
         [_ffmpeg(), "-nostdin", "-hide_banner", "-i", f"file:{path}"], capture_output=True
     ).stderr.decode(errors="replace")
-    found = re.search(r"Video:.*?([\d.]+) fps", told)
+    found = re.search(r"Video:.*?([\d.]+)(k?) fps", told)  # 1000 is told as 1k
     if found is None:
         raise ValueError(f"{path} is not a video, or does not tell its frames per second")
-    return float(found[1])
+    return float(found[1]) * (1000 if found[2] else 1)
 
 
 def write_video(
@@ -146,8 +146,9 @@ def write_video(
       path: File to write: `.mp4` (H.264; an odd height or width gets its last row or column
         twice, which H.264 needs), `.webp` or `.gif`.
       frames: Frames, `(t, h, w, 3)`, RGB; values outside [0, 1] are clipped.
-      frames_per_second: Rate to show them at. A GIF keeps hundredths of a second, a WebP
-        thousandths; equal frames that follow one another may be stored as one that lasts longer.
+      frames_per_second: Rate to show them at. A GIF keeps hundredths of a second, at least
+        one, a WebP thousandths; equal frames that follow one another may be stored as one that
+        lasts longer.
       quality: From 0, smallest file, to 100, best picture; a GIF has no choice.
 
     Raises:
@@ -173,13 +174,14 @@ def write_video(
         if suffix == ".mp4":
             _write_film(unfinished, pixels, frames_per_second, quality)
         else:
+            shortest = 10 if suffix == ".gif" else 1  # milliseconds; 0 would say nothing
             first, *rest = (Image.fromarray(frame) for frame in pixels)
             options: dict[str, Any] = {"quality": quality, "method": 6} if suffix == ".webp" else {}
             first.save(
                 unfinished,
                 save_all=True,
                 append_images=rest,
-                duration=round(1000 / frames_per_second),
+                duration=max(round(1000 / frames_per_second), shortest),
                 loop=0,
                 **options,
             )

@@ -174,6 +174,21 @@ def test_a_system_that_imageio_ffmpeg_has_no_program_for(tmp_path, monkeypatch):
         video.read_video(tmp_path / "a.mp4")
 
 
+@pytest.mark.parametrize(
+    ("suffix", "written", "read"),
+    [
+        *(("mp4", 1000, 1000), ("webp", 1000, 1000), ("gif", 1000, 100), ("gif", 120, 100)),
+        *(("mp4", 29.97, 29.97), ("mp4", 0.5, 0.5), ("webp", 0.5, 0.5), ("gif", 0.5, 0.5)),
+    ],
+)
+def test_very_fast_and_very_slow_rates_are_told(tmp_path, suffix, written, read):
+    noise = np.random.default_rng(0).random((4, 16, 16, 3), np.float32)
+    path = tmp_path / f"a.{suffix}"
+    video.write_video(path, noise, frames_per_second=written)
+    assert video.frame_rate(path) == read
+    assert len(video.read_video(path)) == 4
+
+
 def test_quality_is_paid_for_in_bytes(tmp_path, frames):
     noise = np.random.default_rng(0).random((4, 64, 64, 3), np.float32)
     for suffix in ("mp4", "webp"):

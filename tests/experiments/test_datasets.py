@@ -377,6 +377,22 @@ def test_the_command_line(tmp_path, put, capsys):
     assert "error: no apt-get here: run this on Debian 12" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", list(datasets.DATASETS))
+def test_what_is_listed_can_be_built(tmp_path, name):
+    entry = datasets.DATASETS[name]
+    assert set(entry.packages) <= fetch.PACKAGES.keys()
+    assert entry.megabytes() > 0
+    assert entry.licence
+    assert all(count > 0 for count in entry.examples.values())
+    builder = datasets.builder_class(name)
+    assert builder.__module__ == f"experiments.datasets.{entry.module}"
+    assert builder.name == name
+    assert builder.prepares_without_tensorflow
+    made = builder(data_dir=tmp_path, file_format="array_record")
+    assert {"image", "id"} <= set(made.info.features)
+    assert not made.info.splits  # nothing was fetched
+
+
 def test_listing_loads_nothing_heavy_and_cxjax_loads_none_of_it():
     code = "import sys, experiments.datasets, experiments.datasets.__main__; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

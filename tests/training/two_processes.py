@@ -17,25 +17,18 @@ import cxjax
 from cxjax.training import devices, loop
 from cxjax.training.checkpoint import Checkpoints
 
-coordinator, count, index, folder, steps = sys.argv[1:]
-jax.config.update("jax_enable_x64", True)  # so that only a mistake can tell the runs apart
-jax.config.update("jax_num_cpu_devices", 4 // int(count))
-if int(count) > 1:
-    devices.initialize_processes(
-        coordinator=coordinator, process_count=int(count), process_index=int(index)
-    )
-
 
 class Shard:
     """This process's part of each batch: every so-manieth example."""
 
-    number = 0
+    def __init__(self, index, count):
+        self.number, self.index, self.count = 0, index, count
 
     def __next__(self):
         self.number += 1
         rng = np.random.default_rng(self.number)
         x = rng.normal(size=(8, 12, 3))
-        return {"x": x[int(index) :: int(count)]}
+        return {"x": x[self.index :: self.count]}
 
     def get_state(self):
         return {"next_index": self.number}
@@ -49,23 +42,34 @@ def loss_fn(params, batch, key):
     return jax.vmap(cxjax.contextual_loss)(made, batch["x"] ** 2).mean(), {"made": made.mean()}
 
 
-optimizer = optax.adam(0.05)
-mesh = devices.make_mesh()
-assert mesh.size == 4
-step_fn = devices.make_parallel_step(loss_fn, optimizer, mesh=mesh)
-params = {"w": jnp.eye(3) + 0.1}
-state = devices.replicate(cxjax.TrainState.create(params=params, optimizer=optimizer), mesh)
-with Checkpoints(Path(folder) / "checkpoints", config={}) as checkpoints:
-    state = loop.train(
-        step_fn,
-        state,
-        Shard(),
-        key=jax.random.key(0),
-        steps=int(steps),
-        mesh=mesh,
-        folder=folder,
-        checkpoints=checkpoints,
-        save_every=2,
-        log_every=1,
-    )
-sys.stdout.write(json.dumps(np.asarray(state.params["w"]).tolist()) + "\n")
+def main(coordinator, count, index, folder, steps):
+    jax.config.update("jax_enable_x64", True)  # so that only a mistake can tell the runs apart
+    jax.config.update("jax_num_cpu_devices", 4 // int(count))
+    if int(count) > 1:
+        devices.initialize_processes(
+            coordinator=coordinator, process_count=int(count), process_index=int(index)
+        )
+    optimizer = optax.adam(0.05)
+    mesh = devices.make_mesh()
+    assert mesh.size == 4
+    step_fn = devices.make_parallel_step(loss_fn, optimizer, mesh=mesh)
+    params = {"w": jnp.eye(3) + 0.1}
+    state = devices.replicate(cxjax.TrainState.create(params=params, optimizer=optimizer), mesh)
+    with Checkpoints(Path(folder) / "checkpoints", config={}) as checkpoints:
+        state = loop.train(
+            step_fn,
+            state,
+            Shard(int(index), int(count)),
+            key=jax.random.key(0),
+            steps=int(steps),
+            mesh=mesh,
+            folder=folder,
+            checkpoints=checkpoints,
+            save_every=2,
+            log_every=1,
+        )
+    sys.stdout.write(json.dumps(np.asarray(state.params["w"]).tolist()) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
