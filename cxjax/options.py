@@ -1,6 +1,10 @@
-"""Options that are named by a word."""
+"""Checks of arguments that parts which never import each other share."""
 
 from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 
 def check_option(name: str, value: Any, options: Any, *, more: str = "") -> None:
@@ -18,3 +22,23 @@ def check_option(name: str, value: Any, options: Any, *, more: str = "") -> None
     known = get_args(options)
     if not isinstance(value, str | int) or value not in known:
         raise ValueError(f"unknown {name} {value!r}; known: {', '.join(map(repr, known))}{more}")
+
+
+def check_images(images: jax.Array | np.ndarray) -> None:
+    """Refuses what are not images: RGB in floating point, channels last.
+
+    Args:
+      images: Is to be `(h w 3)` or `(b h w 3)`.
+
+    Raises:
+      ValueError: If it has another shape, or is not floating point.
+    """
+    if images.ndim not in (3, 4) or images.shape[-1] != 3:
+        raise ValueError(
+            f"images must have shape (h w 3) or (b h w 3), RGB last; theirs is {images.shape}"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be floating point with values in [0, 1], not {images.dtype}; "
+            "divide 8-bit images by 255"
+        )

@@ -30,16 +30,30 @@ def main(
     argument out of `commands` runs that, with the options of its own class. What a user can get
     wrong ends in one line on standard error.
     """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    commands = commands or {}
+
+    def call() -> None:
+        if arguments and arguments[0] in commands:
+            kind, command = commands[arguments[0]]
+            prog = f"python -m {module} {arguments[0]}"
+            command(tyro.cli(kind, args=arguments[1:], prog=prog))
+        else:
+            run(_parse(variants, module, description, arguments, commands))
+
+    return report(call)
+
+
+def report(call: Callable[[], object]) -> int:
+    """Calls, shows what cxjax logs, and ends what a user can get wrong in one line.
+
+    Returns:
+      The exit status.
+    """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("cxjax").setLevel(logging.INFO)  # what is downloaded, and how much
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if arguments and arguments[0] in (commands or {}):
-            kind, call = (commands or {})[arguments[0]]
-            prog = f"python -m {module} {arguments[0]}"
-            call(tyro.cli(kind, args=arguments[1:], prog=prog))
-        else:
-            run(_parse(variants, module, description, arguments, commands or {}))
+        call()
     except Resumable as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signal
@@ -138,6 +152,11 @@ def make_folder(out: Path | None, default: Path) -> Path:
             f"cannot make the folder {folder} ({error}); name another by --out"
         ) from error
     return folder
+
+
+def flag(name: str) -> str:
+    """The option of a field, as the command line has it."""
+    return f"--{name.replace('_', '-')}"
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -18,17 +18,17 @@ import tyro
 import cxjax
 from cxjax.data import images, video
 from cxjax.data.tfds import ImageFolder
-from cxjax.features.vgg import Network, Pooling, layer_names
+from cxjax.features.vgg import Network, Pooling
 from cxjax.models import crn, resnet, unet
 from cxjax.training import devices, loop
-from cxjax.training.checkpoint import Checkpoints, load_state, read_config
+from cxjax.training.checkpoint import Checkpoints, load_state
 from cxjax.training.devices import Parallelism
 from cxjax.training.step import LossFn
-from experiments.cli import Resumable, from_json, make_folder, to_json
+from experiments.cli import Resumable, flag, make_folder, read_config, to_json
 
 Model = Literal["crn", "unet", "resnet"]
 Precision = Literal["float32", "bfloat16"]
-Features = Callable[[jax.Array], dict[str, jax.Array]]
+Features = Callable[[jax.Array | np.ndarray], dict[str, jax.Array]]
 
 MODELS = {"crn": crn, "unet": unet, "resnet": resnet}
 CLASSES = {"crn": crn.CRN, "unet": unet.UNet, "resnet": resnet.ResNet}
@@ -104,7 +104,7 @@ class GeneratorConfig:
         positive = ("size", "batch_size", "steps", "accumulate")
         for name in (*positive, "save_every", "log_every", "sample_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{_flag(name)} must be at least 1; got {getattr(self, name)}")
+                raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
         if not math.isfinite(self.learning_rate) or self.learning_rate <= 0:
             raise ValueError(f"--learning-rate must be positive; got {self.learning_rate}")
         if not self.clip_norm >= 0:
@@ -119,20 +119,6 @@ class GeneratorConfig:
             raise ValueError("--distributed needs --out, a folder that all processes see")
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def check_layers(config: GeneratorConfig, named: Sequence[str]) -> None:
-    """Refuses a layer that the feature network does not have."""
-    known = layer_names(config.network)
-    for name in named:
-        if name not in known:
-            raise ValueError(
-                f"{config.network} has no layer {name!r}; its layers: {', '.join(known)}"
-            )
-
-
 def make_model(config: GeneratorConfig) -> nn.Module:
     """The generator; a cascaded refinement network has the levels that suit the size."""
     options: dict[str, Any] = {}
@@ -145,12 +131,12 @@ def make_model(config: GeneratorConfig) -> nn.Module:
 
 
 def make_features(config: GeneratorConfig, layers: Sequence[str]) -> Features:
-    """`(images (b, h, w, 3)) -> {layer: (b, h, w, c)}` of the frozen feature network."""
+    """`(images (.. h, w, 3)) -> {layer: (.. h, w, c)}` of the frozen feature network."""
     model, params = cxjax.load_vgg(config.network, path=config.weights, pooling=config.pooling)
     if config.precision == "bfloat16":
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
 
-    def features(pictures: jax.Array) -> dict[str, jax.Array]:
+    def features(pictures: jax.Array | np.ndarray) -> dict[str, jax.Array]:
         if config.precision == "bfloat16":
             pictures = pictures.astype(jnp.bfloat16)
         return cast(dict[str, jax.Array], model.apply(params, pictures, layers=tuple(layers)))
@@ -247,7 +233,12 @@ def train(
         except loop.Stopped as stopped:
             message = f"{stopped}; go on with --resume --out {folder}"
             raise Resumable(message, stopped.signal) from stopped
-    return jax.device_get(state.params if state.ema is None else state.ema)
+    return jax.device_get(_used(state))
+
+
+def _used(state: cxjax.TrainState) -> Any:
+    """What of a state is used: the moving average if one is kept, else the parameters."""
+    return state.params if state.ema is None else state.ema
 
 
 def sample_grid(
@@ -255,13 +246,10 @@ def sample_grid(
 ) -> loop.Hook:
     """A hook that shows fixed inputs above what is made of them, with the target beside."""
 
-    @jax.jit
-    def make(params, pictures):
-        return model.apply(params, pictures)
+    make = jax.jit(model.apply)
 
     def call(state):
-        params = state.params if state.ema is None else state.ema
-        made = np.clip(np.asarray(make(jax.device_get(params), pictures)), 0, 1)
+        made = np.clip(np.asarray(make(jax.device_get(_used(state)), pictures)), 0, 1)
         rows = [images.strip(row) for row in ([*pictures, target], [*made, np.ones_like(target)])]
         grid = np.concatenate(rows)
         if jax.process_index() == 0:
@@ -291,19 +279,16 @@ class ApplyConfig:
 def load_generator(
     folder: Path, config_class: type[GeneratorConfig], *, step: int | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The trained generator of a run: `(images (b, h, w, 3)) -> images`, RGB in [0, 1].
+    """The trained generator of a run: `(image (h, w, 3)) -> image`, RGB in [0, 1].
 
     Raises:
+      FileNotFoundError: If the run has no checkpoint, or not that of `step`.
       ValueError: If there is no run in the folder, or none of its checkpoints is sound.
     """
-    if not (folder / CHECKPOINTS).is_dir():
-        raise ValueError(f"{folder} is not the folder of a run: it has no {CHECKPOINTS}/")
-    saved = read_config(folder / CHECKPOINTS)
-    config = from_json(config_class, saved, where=folder / CHECKPOINTS)
-    model = make_model(config)
+    model = make_model(read_config(config_class, folder))
     params = load_state(folder / CHECKPOINTS, step=step).state
     make = jax.jit(functools.partial(model.apply, params))
-    return lambda pictures: np.clip(np.asarray(make(pictures)), 0, 1)
+    return lambda picture: np.clip(np.asarray(make(picture)), 0, 1)
 
 
 def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
@@ -316,14 +301,14 @@ def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
     if config.input.is_dir():
         config.output.mkdir(parents=True)
         for element in ImageFolder(config.input):
-            made = generator(element["image"][None].astype(np.float32) / 255)[0]
+            made = generator(element["image"].astype(np.float32) / 255)
             path = (config.output / element["id"]).with_suffix(".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             images.write_image(path, made)
         return
     if config.output.suffix.lower() in MOVING:
         frames = video.read_video(config.input)
-        made = np.concatenate([generator(frame[None]) for frame in frames])
+        made = np.stack([generator(frame) for frame in frames])
         video.write_video(config.output, made, frames_per_second=config.frames_per_second)
     else:
-        images.write_image(config.output, generator(images.read_image(config.input)[None])[0])
+        images.write_image(config.output, generator(images.read_image(config.input)))

@@ -18,11 +18,10 @@ except ImportError as error:
     raise ImportError('cxjax.data.images needs Pillow: pip install "cxjax[images]"') from error
 
 Picture = Float[np.ndarray, "_ _ 3"]  # height, width, RGB
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 
-def read_image(
-    path: str | os.PathLike[str], *, crop: tuple[int, int, int, int] | None = None
-) -> Picture:
+def read_image(path: str | os.PathLike[str], *, crop: Box | None = None) -> Picture:
     """Reads a picture of any format and mode, upright.
 
     Transparent parts show white, grey becomes RGB (grey of 16 bits keeps its precision, colour has
@@ -55,14 +54,30 @@ def read_image(
         raise ValueError(f"{path} is not a picture in a format that Pillow reads") from error
     except Exception as error:  # each of Pillow's decoders has its own
         raise ValueError(f"cannot read the picture {path}: {error}") from error
-    if crop is None:
-        return image
-    left, top, right, bottom = crop
+    return image if crop is None else cut(image, crop, inside=str(path))
+
+
+def cut(image: Picture, box: Box, *, name: str = "the crop", inside: str = "the image") -> Picture:
+    """Cuts a part out of an image.
+
+    Args:
+      image: Image, `(h, w, 3)`.
+      box: Left, top, right, bottom of the part, in pixels.
+      name: What the box is called in the message of an error.
+      inside: What the image is called there.
+
+    Returns:
+      The part, a view of the image.
+
+    Raises:
+      ValueError: If the box does not lie inside the image.
+    """
+    left, top, right, bottom = box
     height, width = image.shape[:2]
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(
-            f"the crop (left {left}, top {top}, right {right}, bottom {bottom}) does not lie "
-            f"inside {path}, which is {width} x {height} pixels"
+            f"{name} (left {left}, top {top}, right {right}, bottom {bottom}) does not lie "
+            f"inside {inside}, which is {width} x {height} pixels"
         )
     return image[top:bottom, left:right]
 
@@ -80,9 +95,21 @@ def _to_array(picture: Image.Image) -> Picture:
             grey = np.where(grey == transparent, top, grey)
         return np.repeat(grey[:, :, None] / top, 3, axis=2)
     if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        picture = on_white(picture)
     return np.asarray(picture.convert("RGB"), np.float32) / 255
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """Makes RGB of a Pillow picture of any mode of 8 bits, its transparent parts white.
+
+    Args:
+      picture: Picture.
+
+    Returns:
+      The picture, of mode RGB.
+    """
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def resize(image: Picture, *, longest_side: int) -> Picture:
@@ -97,10 +124,22 @@ def resize(image: Picture, *, longest_side: int) -> Picture:
     """
     height, width = image.shape[:2]
     scale = longest_side / max(height, width)
-    shape = (max(1, round(height * scale)), max(1, round(width * scale)), 3)
-    if shape == image.shape:
+    return resize_to(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def resize_to(image: Picture, size: tuple[int, int]) -> Picture:
+    """Scales an image to a height and a width, without aliasing.
+
+    Args:
+      image: Image, `(h, w, 3)`.
+      size: Height and width wanted, in pixels.
+
+    Returns:
+      The scaled image, values in [0, 1]; the image itself if it has that size.
+    """
+    if image.shape[:2] == tuple(size):
         return image
-    return np.clip(np.asarray(jax.image.resize(image, shape, "lanczos3")), 0, 1)
+    return np.clip(np.asarray(jax.image.resize(image, (*size, 3), "lanczos3")), 0, 1)
 
 
 def write_image(path: str | os.PathLike[str], image: Picture) -> None:

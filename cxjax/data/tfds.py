@@ -107,7 +107,7 @@ def prepare(builder: Any) -> None:
     """
     _check_array_record(builder.name)
     try:
-        import importlib_resources  # noqa: F401
+        import importlib_resources  # noqa: F401 (tensorflow-datasets does, and says nothing of it)
     except ImportError as error:
         raise ImportError(
             'preparing needs importlib_resources: pip install "cxjax[data]"'
@@ -117,7 +117,7 @@ def prepare(builder: Any) -> None:
 
 def _check_array_record(name: str) -> None:
     try:
-        import array_record  # noqa: F401
+        import array_record  # noqa: F401 (only to see whether it is there)
     except ImportError as error:
         raise ImportError(
             f"there is no file or folder {name}, and sets by name are read by array_record: pip "

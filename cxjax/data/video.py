@@ -20,6 +20,8 @@ try:
 except ImportError as error:
     raise ImportError('cxjax.data.video needs Pillow: pip install "cxjax[images]"') from error
 
+from cxjax.data.images import on_white
+
 Video = Float[np.ndarray, "_ _ _ 3"]  # time, height, width, RGB
 Frame = UInt8[np.ndarray, "_ _ 3"]  # height, width, RGB
 
@@ -212,8 +214,7 @@ def _pictures(path: Path) -> Iterator[tuple[Image.Image, float]]:
 
 def _animation(path: Path) -> Iterator[Frame]:
     for picture, _ in _pictures(path):
-        white = Image.new("RGBA", picture.size, "white")
-        yield np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+        yield np.asarray(on_white(picture))
 
 
 def _ffmpeg() -> str:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cxjax.options import check_option
+from cxjax.options import check_images, check_option
 
 Network = Literal["vgg16", "vgg19"]
 Pooling = Literal["max", "average", "l2"]
@@ -97,6 +97,22 @@ def layer_names(network: Network) -> tuple[str, ...]:
         else:
             names.append(name)
     return tuple(names)
+
+
+def check_known_layers(layers: Sequence[str], network: Network) -> None:
+    """Refuses layers that a network does not have.
+
+    Args:
+      layers: Names.
+      network: `"vgg16"` or `"vgg19"`.
+
+    Raises:
+      ValueError: If one is not of `layer_names(network)`; the message lists these.
+    """
+    known = layer_names(network)
+    for name in layers:
+        if name not in known:
+            raise ValueError(f"{network} has no layer {name!r}; its layers: {', '.join(known)}")
 
 
 class VGG(nn.Module):
@@ -204,25 +220,14 @@ def _check_layers(layers: Sequence[str], network: Network) -> None:
         raise ValueError(f"layers must be several names, ({layers!r},), not the string {layers!r}")
     if not layers:
         raise ValueError("layers is empty; name at least one, such as ('conv3_2',)")
-    known = layer_names(network)
-    for name in layers:
-        if name not in known:
-            raise ValueError(f"{network} has no layer {name!r}; its layers: {', '.join(known)}")
+    check_known_layers(layers, network)
     if len(set(layers)) < len(layers):
         twice = next(name for name in layers if list(layers).count(name) > 1)
         raise ValueError(f"layers names {twice!r} more than once: {tuple(layers)}")
 
 
 def _check_images(images: jax.Array | np.ndarray, layers: Sequence[str]) -> None:
-    if images.ndim not in (3, 4) or images.shape[-1] != 3:
-        raise ValueError(
-            f"images must have shape (h w 3) or (b h w 3), RGB last; theirs is {images.shape}"
-        )
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images must be floating point with values in [0, 1], not {images.dtype}; "
-            "divide 8-bit images by 255"
-        )
+    check_images(images)
     height, width = images.shape[-3:-1]
     for name in layers:
         block, index = _depth(name)

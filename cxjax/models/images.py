@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cxjax.options import check_option
+from cxjax.options import check_images, check_option
 
 Method = Literal["area", "bilinear"]
 
@@ -31,15 +31,7 @@ def as_batch(
     Raises:
       ValueError: If the images are of another shape, not floating point, or too small.
     """
-    if images.ndim not in (3, 4) or images.shape[-1] != 3:
-        raise ValueError(
-            f"images must have shape (h w 3) or (b h w 3), RGB last; theirs is {images.shape}"
-        )
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images must be floating point with values in [0, 1], not {images.dtype}; "
-            "divide 8-bit images by 255"
-        )
+    check_images(images)
     height, width = images.shape[-3:-1]
     if min(height, width) < smallest:
         raise ValueError(

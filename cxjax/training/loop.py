@@ -127,7 +127,6 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_Stop())
         record = stack.enter_context(_Record(folder, first, steps, log_every))
-        waited = 0.0
         if first == 0:
             record.call(hooks, 0, state)
         for number in range(first + 1, steps + 1):

@@ -1,12 +1,12 @@
 """Lists the sets of real pictures, and prepares those that are named."""
 
 import argparse
-import logging
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.cli import report
 from experiments.datasets import DATASETS, prepare
 
 
@@ -25,18 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = sum(entry.examples.values())
             print(f"{name:18} {count:5} {size:>9}  {entry.summary} [{entry.licence}]")
         return 0
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("cxjax").setLevel(logging.INFO)
-    for name in chosen.names:
+    return report(lambda: _prepare(chosen.names, chosen.data_dir))
+
+
+def _prepare(names: Sequence[str], data_dir: Path | None) -> None:
+    for name in names:
         start = time.monotonic()
-        try:
-            builder = prepare(name, data_dir=chosen.data_dir)
-        except (ValueError, OSError, ImportError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        builder = prepare(name, data_dir=data_dir)
         splits = ", ".join(f"{key} {s.num_examples}" for key, s in builder.info.splits.items())
         print(f"{name}: {splits} in {builder.data_path} ({time.monotonic() - start:.1f} s)")
-    return 0
 
 
 if __name__ == "__main__":

@@ -45,9 +45,3 @@ def open_picture(name: str, content: bytes) -> Image.Image:
     except Exception as error:  # each of Pillow's decoders has its own
         raise CorruptArchiveError(f"{name} cannot be read as a picture: {error}") from error
     return picture
-
-
-def on_white(picture: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB, its transparent parts white."""
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

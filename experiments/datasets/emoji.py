@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cxjax.data.images import on_white
 from experiments.datasets.archives import CorruptArchiveError, read_member, read_members
-from experiments.datasets.builder import Builder, on_white, open_picture
+from experiments.datasets.builder import Builder, open_picture
 from experiments.datasets.fetch import fetch
 
 _FONT = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cxjax.data.images import on_white
 from experiments.datasets.archives import CorruptArchiveError, read_members, read_rcc
-from experiments.datasets.builder import Builder, on_white, open_picture
+from experiments.datasets.builder import Builder, open_picture
 from experiments.datasets.fetch import fetch
 
 _SMALLEST = 256  # pixels of the shorter side of a photograph

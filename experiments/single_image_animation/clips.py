@@ -1,12 +1,11 @@
 """The clip that drives and the picture to be moved: read, cropped, scaled."""
 
-import jax
 import numpy as np
 
 from cxjax.data import images
-from cxjax.data.images import Picture
+from cxjax.data.images import Box, Picture
 from experiments import datasets
-from experiments.single_image_animation.config import Config, Crop
+from experiments.single_image_animation.config import Config
 
 
 def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
@@ -19,10 +18,9 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
         frames = draw_clip(12, config.size)
     else:
         source = datasets.open_source(config.source)
-        kept = [
-            _fit(source[i]["image"], config.source_crop, config, "source") for i in _all(source)
-        ]
-        frames = np.stack(kept)
+        pictures = (source[i]["image"].astype(np.float32) / 255 for i in range(len(source)))
+        crop = config.source_crop
+        frames = np.stack([_fit(picture, crop, config.size, "source") for picture in pictures])
     if len(frames) < config.held_out + config.batch_size:
         raise ValueError(
             f"{config.source} has {len(frames)} frames: too few to hold out {config.held_out} and "
@@ -31,40 +29,33 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
     if config.target == "drawn":
         target = 1 - draw_clip(1, config.size)[0]
     else:
-        target = _fit(_read_target(config.target), config.target_crop, config, "target")
+        target = _fit(_read_target(config.target), config.target_crop, config.size, "target")
     return frames[: -config.held_out], frames[-config.held_out :], target
 
 
-def _all(source) -> range:
-    return range(len(source))
-
-
-def _read_target(name: str) -> np.ndarray:
+def _read_target(name: str) -> Picture:
     if "." in name or "/" in name:
-        return (images.read_image(name) * 255).round().astype(np.uint8)
+        return images.read_image(name)
     paintings = datasets.open_source("paintings")
-    found = {paintings[i]["id"]: i for i in _all(paintings)}
-    if name not in found:
-        raise ValueError(
-            f"--target {name} is neither a file nor a painting; those are: {', '.join(found)}"
-        )
-    return paintings[found[name]]["image"]
+    known = []
+    for index in range(len(paintings)):
+        painting = paintings[index]
+        if painting["id"] == name:
+            return painting["image"].astype(np.float32) / 255
+        known.append(painting["id"])
+    raise ValueError(
+        f"--target {name} is neither a file nor a painting; those are: {', '.join(known)}"
+    )
 
 
-def _fit(image: np.ndarray, crop: Crop | None, config: Config, which: str) -> Picture:
-    height, width = image.shape[:2]
-    left, top, right, bottom = crop or _middle(width, height)
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise ValueError(
-            f"--{which}-crop {crop} does not lie inside the {which}, which is {width} x {height} "
-            "pixels; `None` takes the middle"
-        )
-    part = image[top:bottom, left:right].astype(np.float32) / 255
-    shape = (config.size, config.size, 3)
-    return np.clip(np.asarray(jax.image.resize(part, shape, "lanczos3")), 0, 1)
+def _fit(picture: Picture, crop: Box | None, size: int, which: str) -> Picture:
+    crop = crop or _middle(*picture.shape[:2])
+    name = f"--{which}-crop (None: the middle)"
+    part = images.cut(picture, crop, name=name, inside=f"the {which}")
+    return images.resize_to(part, (size, size))
 
 
-def _middle(width: int, height: int) -> Crop:
+def _middle(height: int, width: int) -> Box:
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
@@ -72,17 +63,19 @@ def _middle(width: int, height: int) -> Crop:
 
 def draw_clip(frames: int, size: int) -> np.ndarray:
     """A face of discs that nods and opens its mouth: a clip of the true form, made on the spot."""
-    rows, columns = np.indices((size, size)) / size
     clip = np.empty((frames, size, size, 3), np.float32)
     for number in range(frames):
         phase = 2 * np.pi * number / 8
         y, x = 0.5 + 0.06 * np.sin(phase), 0.5 + 0.1 * np.cos(phase)
-        disc = lambda dy, dx, ry, rx: (
-            ((rows - y - dy) / ry) ** 2 + ((columns - x - dx) / rx) ** 2 < 1  # noqa: B023
-        )
         clip[number] = (0.2, 0.35, 0.6)
-        clip[number][disc(0, 0, 0.35, 0.28)] = (0.9, 0.7, 0.55)
+        clip[number][_disc(size, y, x, 0.35, 0.28)] = (0.9, 0.7, 0.55)
         for side in (-0.1, 0.1):
-            clip[number][disc(-0.1, side, 0.04, 0.05)] = (0.1, 0.1, 0.1)
-        clip[number][disc(0.15, 0, 0.03 + 0.05 * (1 + np.sin(phase)) / 2, 0.1)] = (0.6, 0.1, 0.1)
+            clip[number][_disc(size, y - 0.1, x + side, 0.04, 0.05)] = (0.1, 0.1, 0.1)
+        mouth = 0.03 + 0.05 * (1 + np.sin(phase)) / 2
+        clip[number][_disc(size, y + 0.15, x, mouth, 0.1)] = (0.6, 0.1, 0.1)
     return clip
+
+
+def _disc(size: int, y: float, x: float, height: float, width: float) -> np.ndarray:
+    rows, columns = np.indices((size, size)) / size
+    return ((rows - y) / height) ** 2 + ((columns - x) / width) ** 2 < 1

@@ -5,23 +5,25 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from experiments.generators import GeneratorConfig, check_layers
+from cxjax.data.images import Box
+from cxjax.features.vgg import check_known_layers
+from experiments.cli import flag
+from experiments.generators import GeneratorConfig
 
 Loss = Literal["contextual", "gram"]
-Crop = tuple[int, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(GeneratorConfig):
     source: str = "carphone"
     """Clip that drives: a video file, a folder of frames, a set by name, or `drawn`."""
-    source_crop: Crop | None = (34, 2, 144, 112)
+    source_crop: Box | None = (34, 2, 144, 112)
     """Left, top, right, bottom of the part of the clip to use, in pixels; scaled to --size."""
     held_out: int = 24
     """Number of frames at the clip's end that are not trained on, and on which all is measured."""
     target: str = "MonaLisa"
     """Picture to be moved: a file, the id of a painting of the set `paintings`, or `drawn`."""
-    target_crop: Crop | None = (70, 10, 270, 210)
+    target_crop: Box | None = (70, 10, 270, 210)
     """The same of the target. Alike framing of the two helps."""
     head: tuple[float, float, float, float] | None = (0.02, 0.13, 0.62, 0.88)
     """Box of the head in the first held-out frame: left, top, right, bottom as shares of it."""
@@ -45,14 +47,12 @@ class Config(GeneratorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_layers(self, (*self.target_layers, *self.source_layers))
+        check_known_layers((*self.target_layers, *self.source_layers), self.network)
         if not self.target_layers:
             raise ValueError("--target-layers needs at least one layer")
         for name in ("bandwidth", "frames_per_second"):
             if not math.isfinite(getattr(self, name)) or getattr(self, name) <= 0:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} must be positive; got {getattr(self, name)}"
-                )
+                raise ValueError(f"{flag(name)} must be positive; got {getattr(self, name)}")
         if not math.isfinite(self.source_weight) or self.source_weight < 0:
             raise ValueError(f"--source-weight must be at least 0; got {self.source_weight}")
         if self.held_out < 3:

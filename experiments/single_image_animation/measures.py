@@ -5,7 +5,8 @@ is dense optical flow (TV-L1, Zach, Pock and Bischof 2007, scikit-image's) betwe
 frames.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from skimage.transform import warp
 
 import cxjax
 from cxjax import points
+from experiments.losses import relative
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the frame
 
@@ -75,31 +77,27 @@ def motion_carried(
       `"whole"`, over all pixels, and each part: 1 where the motion is the same up to a factor, 0
       where it has nothing to do with the source's, NaN where the source stands still.
     """
-    found = {"whole": _correlation(source, result)}
-    if not boxes:
-        return found
-    tracked = {name: track(source, box) for name, box in boxes.items()}
-    heads = {}
+    fields = (source, result)
+    found = {"whole": _correlation(*fields)}
+    tracked = {name: track(source, box) for name, box in (boxes or {}).items()}
+    heads: list[Any] = [0.0, 0.0]
     if "head" in tracked:
-        for which, field in (("source", source), ("result", result)):
-            inside = zip(field, tracked["head"], strict=True)
-            heads[which] = np.stack([f[:, y, x].mean(axis=(1, 2)) for f, (y, x) in inside])
-        found["head"] = _correlation(heads["source"], heads["result"], least=0.0)
-    for name in tracked:
-        if name != "head":
-            parts = []
-            for which, field in (("source", source), ("result", result)):
-                inside = [f[:, y, x] for f, (y, x) in zip(field, tracked[name], strict=True)]
-                part = np.stack(inside)
-                parts.append(part - heads[which][:, :, None, None] if heads else part)
-            found[name] = _correlation(*parts)
+        head = tracked.pop("head")
+        heads = [_inside(field, head).mean(axis=(2, 3), keepdims=True) for field in fields]
+        found["head"] = _correlation(*heads, least=0.0)
+    for name, places in tracked.items():
+        parts = [_inside(field, places) - head for field, head in zip(fields, heads, strict=True)]
+        found[name] = _correlation(*parts)
     return found
 
 
+def _inside(motion: np.ndarray, places: Sequence[tuple[slice, slice]]) -> np.ndarray:
+    return np.stack([field[:, y, x] for field, (y, x) in zip(motion, places, strict=True)])
+
+
 def _correlation(source: np.ndarray, result: np.ndarray, least: float = STILL) -> float:
-    """Pearson's, of displacements whose two components are centred each by itself."""
-    axes = (0, *range(2, source.ndim))
-    x, y = (a - a.mean(axis=axes, keepdims=True) for a in (source, result))
+    """Pearson's, of displacements `(t, 2, h, w)`, each component centred by itself."""
+    x, y = (a - a.mean(axis=(0, 2, 3), keepdims=True) for a in (source, result))
     spread = np.sqrt((x * x).mean() * (y * y).mean())
     if np.sqrt((x * x).mean()) <= least:
         return float("nan")
@@ -133,31 +131,30 @@ def _warped_differences(frames: np.ndarray, motion: np.ndarray) -> np.ndarray:
     return np.stack(differences)
 
 
-def look(features: Any, frames: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Distance of the frames' look from the target's.
+def make_look(features: Any, target: np.ndarray) -> Callable[[np.ndarray], dict[str, float]]:
+    """Makes a function that tells the distance of frames' look from the target's.
 
     Args:
-      features: `(images (b, h, w, 3)) -> {layer: maps}`.
-      frames: Clip, `(t, h, w, 3)`.
+      features: `(image (h, w, 3)) -> {layer: map}`.
       target: Picture, `(h, w, 3)`.
 
     Returns:
-      `"contextual"`: the Contextual Loss to the target, summed over the layers (bandwidth 0.5);
-      `"gram"`: the Gram loss as a share of the target's own, mean over the layers; both means over
-      the frames.
+      `(frames (t, h, w, 3)) -> distances`, means over the frames: `"contextual"`, the Contextual
+      Loss to the target, summed over the layers (bandwidth 0.5); `"gram"`, the Gram loss as a share
+      of the target's own, mean over the layers.
     """
+    of_target = jax.jit(features)(target)
+    each = dict.fromkeys(of_target, 1.0)
+    gram = functools.partial(relative, cxjax.gram_loss)
 
     @jax.jit
     def distances(frame, of_target):
-        of_frame = jax.tree.map(lambda a: a[0], features(frame[None]))
-        weights = dict.fromkeys(of_target, 1.0)
-        gram = [
-            cxjax.gram_loss(of_frame[name], y) / cxjax.gram_loss(0 * y, y)
-            for name, y in of_target.items()
-        ]
-        contextual = points.over_layers(cxjax.contextual_loss, of_frame, of_target, weights=weights)
-        return {"contextual": contextual, "gram": sum(gram) / len(gram)}
+        of_frame = features(frame)
+        compare = functools.partial(points.over_layers, x=of_frame, y=of_target, weights=each)
+        return {"contextual": compare(cxjax.contextual_loss), "gram": compare(gram) / len(each)}
 
-    of_target = jax.tree.map(lambda a: a[0], jax.jit(features)(target[None]))
-    found = [jax.device_get(distances(frame, of_target)) for frame in frames]
-    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+    def look(frames: np.ndarray) -> dict[str, float]:
+        found = [jax.device_get(distances(frame, of_target)) for frame in frames]
+        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+    return look

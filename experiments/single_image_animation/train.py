@@ -52,8 +52,7 @@ def run(config: Config) -> dict[str, Any]:
     if jax.process_index():
         return {}
     make = jax.jit(model.apply)
-    result = np.concatenate([np.asarray(make(params, frame[None])) for frame in held_out])
-    result = np.clip(result, 0, 1)
+    result = np.clip(np.stack([make(params, frame) for frame in held_out]), 0, 1)
     write_animation(config, folder, held_out, result)
     figures = judge(config, features, held_out, result, target)
     figures |= {"seconds": trained, "device": jax.devices()[0].device_kind}
@@ -82,15 +81,16 @@ def judge(
 ) -> dict[str, Any]:
     """The figures of a result, and the source's own for comparison."""
     motion = measures.flow(held_out)
+    look = measures.make_look(features, target)
     boxes = {name: getattr(config, name) for name in ("head", "brow", "mouth")}
     boxes = {name: box for name, box in boxes.items() if box}
     return {
         "motion": measures.motion_carried(motion, measures.flow(result), boxes),
         "flicker": measures.flicker(result, held_out, motion),
-        "look": measures.look(features, result, target),
+        "look": look(result),
         "source": {
             "flicker": measures.flicker(held_out, held_out, motion),
-            "look": measures.look(features, held_out, target),
+            "look": look(held_out),
         },
     }
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cxjax.features.vgg import Network, Padding, Pooling, layer_names
+from cxjax.features.vgg import Network, Padding, Pooling, check_known_layers
 from cxjax.losses.contextual import Direction
+from experiments.cli import flag
 
 Loss = Literal["contextual", "gram", "perceptual"]
 Layers = Literal["concatenated", "summed"]
@@ -94,12 +95,10 @@ class Config:
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0 or (value == 0 and name in positive):
                 bound = "positive" if name in positive else "at least 0"
-                raise ValueError(f"--{name.replace('_', '-')} must be {bound}; got {value}")
+                raise ValueError(f"{flag(name)} must be {bound}; got {value}")
         for name in ("size", "pyramid_levels", "save_every"):
             if getattr(self, name) < 1:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}"
-                )
+                raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
         if self.size > LARGEST:
             raise ValueError(f"--size must be at most {LARGEST}; got {self.size}")
         if not 0 <= self.seed < 2**32:
@@ -107,12 +106,7 @@ class Config:
         for named in (self.style_layers, self.content_layers):
             if len(set(named)) < len(named):
                 raise ValueError(f"a layer is named twice in {named}")
-        known = layer_names(self.network)
-        for name in (*self.style_layers, *self.content_layers):
-            if name not in known:
-                raise ValueError(
-                    f"{self.network} has no layer {name!r}; its layers: {', '.join(known)}"
-                )
+        check_known_layers((*self.style_layers, *self.content_layers), self.network)
         if len(self.scales) != len(self.steps) or not self.scales:
             raise ValueError(
                 "--scales and --steps need one number per scale each; "

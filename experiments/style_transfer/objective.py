@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import cxjax
 from cxjax import points
 from cxjax.features.vgg import VGG
+from experiments.losses import relative
 from experiments.style_transfer.config import Config
 
 Features = dict[str, jax.Array]
@@ -40,12 +41,8 @@ def _style(config: Config, features: Features, target: Features) -> jax.Array:
             return contextual(x.points, y.points)
         weights = dict.fromkeys(config.style_layers, 1.0)
         return points.over_layers(contextual, features, target, weights=weights)
-    # The baselines, each layer relative to the target's own size: one weight suits every network.
     loss = cxjax.gram_loss if config.loss == "gram" else cxjax.perceptual_loss
-    losses = [
-        loss(features[name], y) / loss(jnp.zeros_like(y), y)
-        for name, y in ((name, target[name]) for name in config.style_layers)
-    ]
+    losses = [relative(loss, features[name], target[name]) for name in config.style_layers]
     return jnp.stack(losses).mean()
 
 
@@ -56,10 +53,8 @@ def _content(config: Config, features: Features, content: Features) -> jax.Array
         contextual = functools.partial(cxjax.contextual_loss, bandwidth=config.content_bandwidth)
         weights = dict.fromkeys(config.content_layers, 1.0)
         return points.over_layers(contextual, features, content, weights=weights)
-    losses = [
-        cxjax.perceptual_loss(features[name], y) / cxjax.perceptual_loss(jnp.zeros_like(y), y)
-        for name, y in ((name, content[name]) for name in config.content_layers)
-    ]
+    loss = cxjax.perceptual_loss
+    losses = [relative(loss, features[name], content[name]) for name in config.content_layers]
     return jnp.stack(losses).mean()
 
 

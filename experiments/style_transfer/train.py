@@ -23,8 +23,6 @@ from experiments.style_transfer import pyramid
 from experiments.style_transfer.config import Config
 from experiments.style_transfer.objective import features_of, make_objective
 
-Crop = tuple[int, int, int, int]
-
 # The built-in pair, both in the public domain: package, file, head and shoulders.
 ASTRONAUT = ("skimage", "data/astronaut.png", (85, 0, 365, 280))
 GRACE_HOPPER = ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", (70, 0, 450, 380))
@@ -103,7 +101,7 @@ def run(config: Config) -> dict[str, Any]:
 def load_pair(config: Config) -> tuple[images.Picture, images.Picture]:
     """The content and the target; what is not given comes with an installed package."""
 
-    def load(path: Path | None, crop: Crop | None, built_in: tuple[str, str, Crop]):
+    def load(path: Path | None, crop: images.Box | None, built_in: tuple[str, str, images.Box]):
         if path is not None:
             return images.read_image(path, crop=crop)
         package, file, own_crop = built_in
@@ -120,7 +118,7 @@ def _stage(config: Config, content: images.Picture, target: images.Picture, i: i
     side = max(1, round(config.size * config.scales[i]))
     content = images.resize(content, longest_side=side)
     if config.loss == "perceptual":  # which compares the same place in both
-        target = np.clip(np.asarray(jax.image.resize(target, content.shape, "lanczos3")), 0, 1)
+        target = images.resize_to(target, content.shape[:2])
     else:
         target = images.resize(target, longest_side=side)
     return Stage(config.steps[i], content, target)

@@ -216,7 +216,8 @@ def test_flicker_is_what_motion_does_not_explain(face):
 def test_look_tells_the_target_from_another(face):
     features = generators.make_features(SMOKE, ("conv1_2", "conv2_1"))
     target = 1 - face[0]
-    near, far = (measures.look(features, clip[:2], target) for clip in (1 - face[1:], face[1:]))
+    look = measures.make_look(features, target)
+    near, far = look(1 - face[1:3]), look(face[1:3])
     assert near["contextual"] < far["contextual"]
     assert near["gram"] < 0.1 * far["gram"]
 
