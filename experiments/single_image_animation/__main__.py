@@ -5,16 +5,22 @@ import sys
 
 from experiments import cli
 from experiments.generators import ApplyConfig, apply
+from experiments.single_image_animation import frame_by_frame, results, train
 from experiments.single_image_animation.config import VARIANTS, Config
-from experiments.single_image_animation.train import run
+
+COMMANDS = {
+    "apply": (ApplyConfig, functools.partial(apply, config_class=Config)),
+    "frame-by-frame": (frame_by_frame.FrameByFrameConfig, frame_by_frame.run),
+    "compare": (results.CompareConfig, results.compare),
+}
 
 if __name__ == "__main__":
     sys.exit(
         cli.main(
-            run,
+            train.run,
             VARIANTS,
             module="experiments.single_image_animation",
             description=str(__doc__),
-            commands={"apply": (ApplyConfig, functools.partial(apply, config_class=Config))},
+            commands=COMMANDS,
         )
     )

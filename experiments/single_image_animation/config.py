@@ -65,6 +65,11 @@ class Config(GeneratorConfig):
                 )
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """All layers that the loss looks at."""
+        return tuple(dict.fromkeys((*self.target_layers, *self.source_layers)))
+
+    @property
     def default_out(self) -> Path:
         """Where results go if --out does not say."""
         names = [Path(self.source).stem, Path(self.target).stem, self.loss]

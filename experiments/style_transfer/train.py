@@ -1,5 +1,6 @@
 """Semantic style transfer: an image optimised, coarse to fine, to take on a target's manner."""
 
+import collections
 import functools
 import importlib.resources
 import json
@@ -53,9 +54,7 @@ def run(config: Config) -> dict[str, Any]:
     model, params = cxjax.load_vgg(
         config.network, path=config.weights, pooling=config.pooling, padding=config.padding
     )
-    stages = [_stage(config, content, target, i) for i in range(len(config.scales))]
-    for stage in stages:
-        _check_sizes(config, model, params, stage)
+    stages = make_stages(config, model, params, content, target)
 
     names = [
         path.stem if path else built_in
@@ -112,6 +111,16 @@ def load_pair(config: Config) -> tuple[images.Picture, images.Picture]:
         load(config.content, config.content_crop, ASTRONAUT),
         load(config.target, config.target_crop, GRACE_HOPPER),
     )
+
+
+def make_stages(
+    config: Config, model: VGG, params: Any, content: images.Picture, target: images.Picture
+) -> list[Stage]:
+    """The pictures at each scale; a ValueError if one is too small for a layer."""
+    stages = [_stage(config, content, target, i) for i in range(len(config.scales))]
+    for stage in stages:
+        _check_sizes(config, model, params, stage)
+    return stages
 
 
 def _stage(config: Config, content: images.Picture, target: images.Picture, i: int) -> Stage:
@@ -182,34 +191,58 @@ def make_step(
     return step
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _step(config: Config, model: VGG, steps: int, state: State, *references: Any) -> Any:
+    """`make_step`, compiled once for all pictures of a size."""
+    return make_step(config, model, make_optimizer(config, steps))(state, *references)
+
+
+def stylize(
+    config: Config, model: VGG, params: Any, content: images.Picture, target: images.Picture
+) -> images.Picture:
+    """The content in the manner of the target, without a word and without a file."""
+    stages = make_stages(config, model, params, content, target)
+    steps = optimize(config, model, params, stages, _initial(config, stages[0].content), quiet=True)
+    image, _ = collections.deque(steps, maxlen=1).pop()
+    return np.clip(image, 0, 1)
+
+
 def optimize(
-    config: Config, model: VGG, params: Any, stages: Sequence[Stage], image: jax.Array
+    config: Config,
+    model: VGG,
+    params: Any,
+    stages: Sequence[Stage],
+    image: jax.Array,
+    *,
+    quiet: bool = False,
 ) -> Iterator[tuple[np.ndarray, dict[str, float]]]:
     """Goes through the stages; after every step yields the stage's best image and the metrics.
 
-    `seconds` are those of the steps, without compilation.
+    `seconds` are those of the steps, without compilation. `quiet` hides the progress bar.
     """
-    seconds = 0.0
-    with tqdm(total=sum(stage.steps for stage in stages), unit="step", dynamic_ncols=True) as bar:
+    seconds, done = 0.0, 0
+    total = sum(stage.steps for stage in stages)
+    with tqdm(total=total, unit="step", dynamic_ncols=True, disable=quiet) as bar:
         for number, stage in enumerate(stages):
             image = jnp.clip(jax.image.resize(image, stage.content.shape, "cubic"), 0, 1)
-            optimizer = make_optimizer(config, stage.steps)
             pieces = pyramid.split(image, config.pyramid_levels)
             best = jnp.array(image)  # a copy: with one level the image itself is the pyramid
-            state = State(pieces, optimizer.init(pieces), jnp.asarray(jnp.inf), best)
+            opt_state = make_optimizer(config, stage.steps).init(pieces)
+            state = State(pieces, opt_state, jnp.asarray(jnp.inf), best)
             features = jax.jit(functools.partial(features_of, config, model))
             references = (params, features(params, stage.target), features(params, stage.content))
-            step = jax.jit(make_step(config, model, optimizer), donate_argnums=0)
             bar.set_description(f"{image.shape[1]} x {image.shape[0]} px, compiling")
-            compiled = step.lower(state, *references).compile()
+            lowered = _step.lower(config, model, stage.steps, state, *references)
+            compiled = lowered.compile()
             bar.set_description(f"{image.shape[1]} x {image.shape[0]} px")
             for _ in range(stage.steps):
                 began = time.perf_counter()
                 state, terms = compiled(state, *references)
                 metrics = {name: float(value) for name, value in terms.items()}
+                done += 1
                 if not math.isfinite(metrics["loss"]):
                     raise FloatingPointError(
-                        f"the loss became {metrics['loss']} at step {bar.n + 1}: {metrics}. "
+                        f"the loss became {metrics['loss']} at step {done}: {metrics}. "
                         "Try a smaller --learning-rate; the pictures saved so far stand"
                     )
                 bar.update()
@@ -217,7 +250,7 @@ def optimize(
                 seconds += time.perf_counter() - began
                 yield (
                     np.asarray(state.best),
-                    {"step": bar.n, "stage": number, **metrics, "seconds": seconds},
+                    {"step": done, "stage": number, **metrics, "seconds": seconds},
                 )
             image = state.best
 

@@ -20,7 +20,7 @@ from skimage.filters import gaussian
 
 from cxjax.data import video
 from experiments import cli, generators
-from experiments.single_image_animation import clips, measures, train
+from experiments.single_image_animation import clips, frame_by_frame, measures, results, train
 from experiments.single_image_animation.config import VARIANTS, Config
 from experiments.single_image_animation.objective import make_loss
 
@@ -114,6 +114,47 @@ def test_the_trained_generator_is_applied(resumed, tmp_path):
         generators.apply(
             generators.ApplyConfig(run=tmp_path, input=out, output=tmp_path / "b"), Config
         )
+
+
+def test_the_baseline_makes_each_frame_on_its_own(resumed, tmp_path, capsys):
+    out, _, _ = resumed
+    config = frame_by_frame.FrameByFrameConfig(
+        run=out, out=tmp_path / "frames", scales=(1.0,), steps=(3,)
+    )
+    figures = frame_by_frame.run(config)
+    trained = json.loads((out / "results.json").read_text())
+    assert figures["source"] == trained["source"]
+    assert figures["look"]["contextual"] < figures["source"]["look"]["contextual"]
+    _, held_out, _ = clips.read_pair(SMOKE)
+    strip = np.asarray(Image.open(tmp_path / "frames/strip.png"), np.float32) / 255
+    for number, frame in enumerate(held_out):
+        left = number * (SMOKE.size + 4)
+        made = strip[SMOKE.size :, left : left + SMOKE.size]
+        assert 0.002 < np.abs(made - frame).mean() < 0.1  # its own content, a few steps away
+    capsys.readouterr()
+    results.compare(results.CompareConfig(runs=(out, tmp_path / "frames")))
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["source", out.name, "frames"]
+    assert float(rows[-1].split("|")[-2]) > 0
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    figures = {"motion": {"whole": 0.5}, "flicker": 0.1, "look": {"contextual": 1.0, "gram": 0.2}}
+    for name, flicker in (("a", 0.01), ("b", 0.02)):
+        source = {"flicker": flicker, "look": {"contextual": 2.0, "gram": 0.5}}
+        (tmp_path / name).mkdir()
+        written = json.dumps({**figures, "source": source, "seconds": 1})
+        (tmp_path / name / "results.json").write_text(written)
+    compare = lambda *names: results.compare(
+        results.CompareConfig(runs=tuple(tmp_path / name for name in names))
+    )
+    compare("a", "a")
+    with pytest.raises(ValueError, match="b and a are not of the same clip"):
+        compare("a", "b")
+    with pytest.raises(ValueError, match=r"c has no results.json"):
+        compare("a", "c")
+    with pytest.raises(ValueError, match="at least one run"):
+        compare()
 
 
 def test_another_configuration_is_not_resumed(resumed, capsys):
