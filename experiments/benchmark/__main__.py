@@ -3,8 +3,21 @@
 import sys
 
 from experiments import cli
+from experiments.benchmark import measure, step, traffic
 from experiments.benchmark.config import VARIANTS
-from experiments.benchmark.measure import run
+
+COMMANDS = {
+    "step": (step.StepConfig, step.run),
+    "traffic": (traffic.TrafficConfig, traffic.run),
+}
 
 if __name__ == "__main__":
-    sys.exit(cli.main(run, VARIANTS, module="experiments.benchmark", description=str(__doc__)))
+    sys.exit(
+        cli.main(
+            measure.run,
+            VARIANTS,
+            module="experiments.benchmark",
+            description=str(__doc__),
+            commands=COMMANDS,
+        )
+    )

@@ -1,13 +1,8 @@
 """Time and memory of the Contextual Loss against the floor: the products it cannot avoid."""
 
 import functools
-import importlib.metadata
 import json
 import math
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +14,7 @@ import cxjax
 from cxjax.distances import product
 from cxjax.losses.contextual import Implementation
 from experiments.benchmark.config import Config
+from experiments.benchmark.timing import about, environment, median_seconds, temporary_bytes
 from experiments.cli import make_folder, to_json
 
 
@@ -75,14 +71,9 @@ def measure(config: Config, n: int) -> list[dict[str, Any]]:
     x = scale * jax.random.normal(key_x, (n, config.channels))
     y = scale * jax.random.normal(key_y, (n, config.channels))
     compiled = {name: jax.jit(f).lower(x, y).compile() for name, f in cases(config, n).items()}
-    seconds: dict[str, list[float]] = {name: [] for name in compiled}
-    for round_ in range(config.repeats + 1):
-        for name, run in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run(x, y))
-            if round_ > 0:
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    medians = median_seconds(
+        {name: functools.partial(run, x, y) for name, run in compiled.items()}, config.repeats
+    )
     rows = []
     for name, run in compiled.items():
         what = name.split(" ", 1)[1].split(",")[0]
@@ -95,50 +86,17 @@ def measure(config: Config, n: int) -> list[dict[str, Any]]:
                 "case": name,
                 "seconds": medians[name],
                 "times_floor": medians[name] / min(floors) if floors else None,
-                "temporary_megabytes": _temporary_bytes(run) / 1e6,
+                "temporary_megabytes": temporary_bytes(run) / 1e6,
             }
         )
     return rows
 
 
-def _temporary_bytes(compiled: jax.stages.Compiled) -> int:
-    # Not `peak_memory_in_bytes`, which leaves the temporaries out on CPU.
-    analysis = compiled.memory_analysis()
-    if analysis is None:
-        raise ValueError(f"{jax.default_backend()} does not report the memory of its programs")
-    return analysis.temp_size_in_bytes
-
-
-def environment() -> dict[str, Any]:
-    """Hardware and versions, for the table's head."""
-    device = jax.devices()[0]
-    return {
-        "device": device.device_kind,
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "jax": jax.__version__,
-        "jaxlib": importlib.metadata.version("jaxlib"),
-        "python": platform.python_version(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def table(config: Config, rows: list[dict[str, Any]]) -> str:
     """The measurements as Markdown."""
-    about = ", ".join(f"{key} {value}" for key, value in environment().items())
     lines = [
         f"n = m points of {config.channels} channels, float32, bandwidth 0.5, cosine distance; "
-        f"median of {config.repeats} rounds in which every case runs once. {about}. Without a "
+        f"median of {config.repeats} rounds in which every case runs once. {about()}. Without a "
         "block in its name, the blockwise implementation chooses its own.",
         "",
         "| n | case | seconds | times floor | XLA temporaries, MB |",

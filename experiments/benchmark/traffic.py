@@ -1,0 +1,229 @@
+"""Bytes that a train step sends between devices, read from the compiled program."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
+
+import cxjax
+from cxjax.training import devices
+from cxjax.training.devices import AXIS, Parallelism
+from experiments import generators
+from experiments.benchmark.timing import about, environment, temporary_bytes
+from experiments.cli import make_folder, to_json
+from experiments.single_image_animation.config import Config as AnimationConfig
+from experiments.single_image_animation.objective import make_loss
+
+# What each device sends, as a multiple of the array's bytes, in a ring of n (the bandwidth-optimal
+# algorithm). The array is the operation's result on one device.
+_SENT = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: (n - 1) / n,
+    "reduce-scatter": lambda n: n - 1,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1,
+    "collective-broadcast": lambda n: 1,
+}
+_WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+_WIDTHS |= {"s64": 8, "u64": 8, "f64": 8}
+_OPERATION = re.compile(rf"= (.+?) ({'|'.join(_SENT)})(-start)?\(")
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*\{$")
+_CALLED = re.compile(r"(?:body|condition|calls|to_apply|branch_computations)=\{?([^,}\s]+)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrafficConfig:
+    """Counts the bytes that a train step sends between devices, from the compiled program."""
+
+    out: Path | None = None
+    """Folder for traffic.json and traffic.md, new or empty; without it a new
+    out/benchmark-traffic."""
+    size: int = 128
+    """Height and width of the images."""
+    batch_per_device: int = 1
+    """Images per step and device."""
+    small: bool = True
+    """The small cascaded refinement network, or the published one."""
+    target_layers: tuple[str, ...] = ("conv3_2", "conv4_2")
+    """Layers of VGG16 on which the images are compared with one target."""
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of devices to compile for."""
+    topology: str | None = None
+    """Compile for these TPUs, such as v5e:2x4, which need not be there: pip install libtpu. Without
+    it, for simulated CPU devices."""
+
+    def __post_init__(self) -> None:
+        if not self.devices or min(self.size, self.batch_per_device, *self.devices) < 1:
+            raise ValueError("--size, --batch-per-device and --devices must be at least 1")
+
+
+def find_devices(config: TrafficConfig) -> list[Any]:
+    """As many devices as the largest number asks for, to compile for."""
+    most = max(config.devices)
+    if config.topology is not None:
+        try:
+            found = topologies.get_topology_desc(
+                platform="tpu", topology_name=config.topology
+            ).devices
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"cannot compile for --topology {config.topology}: {error}. It needs libtpu (pip "
+                "install libtpu, on Linux) and a name such as v5e:2x4"
+            ) from error
+    else:
+        with contextlib.suppress(RuntimeError):  # JAX has begun, with as many as it has
+            jax.config.update("jax_num_cpu_devices", most)
+        found = jax.devices("cpu")
+    if len(found) < most:
+        raise ValueError(f"--devices {most} are more than the {len(found)} that there are")
+    return list(found)
+
+
+def compile_step(config: TrafficConfig, used: list[Any], parallelism: Parallelism) -> Any:
+    """The train step of the animation, with one target, compiled for some devices."""
+    settings = AnimationConfig(
+        size=config.size,
+        small=config.small,
+        target_layers=config.target_layers,
+        source_layers=(),
+    )
+    model = generators.make_model(settings)
+    features = generators.make_features(settings, settings.layers)
+    shape = (config.size, config.size, 3)
+    target = np.asarray(jax.random.uniform(jax.random.key(0), shape))
+    loss_fn = make_loss(settings, model, features, target)
+    optimizer = generators.make_optimizer(settings)
+    mesh = devices.make_mesh(used)
+    step = devices.make_parallel_step(loss_fn, optimizer, mesh=mesh, parallelism=parallelism)
+
+    def start(key):
+        params = model.init(key, jnp.zeros(shape))
+        return cxjax.TrainState.create(params=params, optimizer=optimizer), key
+
+    whole, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
+    state, key = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+        jax.eval_shape(start, jax.random.key(0)),
+    )
+    images = (config.batch_per_device * len(used), *shape)
+    batch = {"image": jax.ShapeDtypeStruct(images, jnp.float32, sharding=spread)}
+    return jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
+
+
+def collectives(program: str, number: int) -> list[dict[str, Any]]:
+    """The operations between devices in the text of a compiled program.
+
+    Args:
+      program: Text of an HLO module, `compiled.as_text()`.
+      number: Devices that take part.
+
+    Returns:
+      A row per kind of operation: `"kind"`, `"count"`, `"bytes"` of the arrays on one device,
+      `"sent"` by each device in a ring.
+
+    Raises:
+      ValueError: If one stands in a loop, where a text does not say how often it runs.
+    """
+    inside, name = _in_loops(program), ""
+    rows: dict[str, dict[str, Any]] = {}
+    for line in program.splitlines():
+        if opened := _COMPUTATION.match(line):
+            name = opened[1]
+        if not (found := _OPERATION.search(line)):
+            continue
+        shapes, kind, started = found.groups()
+        if name in inside:
+            raise ValueError(f"{kind} stands in the loop {name}: it cannot be counted")
+        sizes = [_bytes(*array) for array in _ARRAY.findall(shapes)]
+        # What an asynchronous gather or permutation returns has its operands in front.
+        if started and kind != "all-reduce":
+            sizes = sizes[len(sizes) // 2 :]
+        row = rows.setdefault(kind, {"kind": kind, "count": 0, "bytes": 0, "sent": 0.0})
+        row["count"] += 1
+        row["bytes"] += sum(sizes)
+        row["sent"] += _SENT[kind](number) * sum(sizes)
+    return list(rows.values())
+
+
+def _bytes(kind: str, shape: str) -> int:
+    return _WIDTHS[kind] * math.prod(int(n) for n in shape.split(",") if n)
+
+
+def _in_loops(program: str) -> set[str]:
+    """Names of the computations that a loop's body calls, itself among them."""
+    called, bodies, name = collections.defaultdict(set), set(), ""
+    for line in program.splitlines():
+        if opened := _COMPUTATION.match(line):
+            name = opened[1]
+        names = {found.lstrip("%") for found in _CALLED.findall(line)}
+        called[name] |= names
+        if " while(" in line:
+            bodies |= names
+    seen, left = set(), list(bodies)
+    while left:
+        if (one := left.pop()) not in seen:
+            seen.add(one)
+            left += called[one]
+    return seen
+
+
+def measure(config: TrafficConfig, used: list[Any], parallelism: Parallelism) -> dict[str, Any]:
+    """The figures of one number of devices."""
+    compiled = compile_step(config, used, parallelism)
+    found = collectives(compiled.as_text(), len(used))
+    return {
+        "devices": len(used),
+        "parallelism": parallelism,
+        "operations": found,
+        "bytes": sum(row["bytes"] for row in found),
+        "sent": sum(row["sent"] for row in found),
+        "temporary_megabytes": temporary_bytes(compiled) / 1e6,
+    }
+
+
+def table(config: TrafficConfig, rows: list[dict[str, Any]], kind: str) -> str:
+    """The figures as Markdown."""
+    lines = [
+        f"CRN {'small' if config.small else 'of the published size'}, {config.size} px, "
+        f"{config.batch_per_device} images per device, Contextual Loss on "
+        f"{' + '.join(config.target_layers)}; compiled for {kind}. {about()}.",
+        "",
+        "| devices | parallelism | operations | arrays reduced, MB | sent by each device, MB | "
+        "XLA temporaries, MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        operations = ", ".join(f"{one['count']} {one['kind']}" for one in row["operations"])
+        lines.append(
+            f"| {row['devices']} | {row['parallelism']} | {operations or 'none'} | "
+            f"{row['bytes'] / 1e6:.3f} | {row['sent'] / 1e6:.3f} | "
+            f"{row['temporary_megabytes']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def run(config: TrafficConfig) -> list[dict[str, Any]]:
+    """Compiles for every number of devices; after each, what there is stands on disk."""
+    found = find_devices(config)
+    out = make_folder(config.out, Path("out/benchmark-traffic"))
+    rows: list[dict[str, Any]] = []
+    for parallelism in get_args(Parallelism):
+        for number in config.devices:
+            print(f"{parallelism}, {number} devices ...", flush=True)
+            rows.append(measure(config, found[:number], parallelism))
+            kept = {"config": to_json(config), "environment": environment(), "rows": rows}
+            (out / "traffic.json").write_text(json.dumps(kept, indent=1))
+            (out / "traffic.md").write_text(table(config, rows, found[0].device_kind))
+    print(table(config, rows, found[0].device_kind), end="")
+    return rows
