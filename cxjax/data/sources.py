@@ -115,8 +115,9 @@ class VideoFrames:
         return len(self._frames)
 
     def __getitem__(self, index: int, /) -> dict[str, Any]:
-        """A frame."""
-        return {"image": self._frames[index], "frame": self._start + index * self._every}
+        """A frame; from the end, if the index is negative."""
+        place = range(len(self._frames))[index]
+        return {"image": self._frames[place], "frame": self._start + place * self._every}
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

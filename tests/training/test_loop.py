@@ -140,6 +140,21 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(step_fn, mesh, who
     assert found[-1]["loss"] == [line for line in lines(whole[0]) if "loss" in line][-1]["loss"]
 
 
+@pytest.mark.parametrize("last", [5, 12])
+def test_no_evaluation_is_lost_where_a_run_stops(step_fn, mesh, tmp_path, last):
+    def terminate(number):
+        if number == last - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    hook = loop.Hook(5, lambda state: {"evaluation": float(state.step)})
+    try:
+        run(step_fn, mesh, tmp_path, Numbers(before=terminate), hooks=[hook])
+    except loop.Stopped:
+        run(step_fn, mesh, tmp_path, hooks=[hook])
+    found = [line["evaluation"] for line in lines(tmp_path) if "evaluation" in line]
+    assert found == [0, 5, 10, 12]
+
+
 def test_another_position_in_the_data_would_be_seen(step_fn, mesh, whole, tmp_path):
     class Forgetful(Numbers):
         def set_state(self, state):
