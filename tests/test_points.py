@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 
 import cxjax
 from cxjax import points
+from tests.sets import normal
 
 SHAPES = [(7,), (5, 3), (3, 5), (1, 4), (2, 3, 4)]
 
@@ -163,8 +164,8 @@ def patches_of(image, size, stride):
         *(((5, 9, 3), 5, 2), ((5, 5, 3), 5, 1), ((4, 6, 3), 1, 1)),
     ],
 )
-def test_patches_match_loops(key, wrap, shape, size, stride):
-    image = jax.random.normal(key, shape)
+def test_patches_match_loops(wrap, shape, size, stride):
+    image = jnp.asarray(normal(0, *shape), jnp.float32)
     found = wrap(functools.partial(points.patches, size=size, stride=stride))(image)
     expected, positions = patches_of(np.asarray(image), size, stride)
     np.testing.assert_array_equal(found.points, expected)
@@ -179,12 +180,12 @@ def test_patches_batch_and_keep_the_dtype(key):
         np.testing.assert_array_equal(found.points[i], patches_of(np.asarray(images[i]), 3, 2)[0])
 
 
-def test_gradients_of_patches(key):
+def test_gradients_of_patches():
     """A pixel's gradient is the sum of its patches' cotangents."""
-    image = jax.random.normal(key, (7, 10, 2))
-    patches = functools.partial(points.patches, size=4, stride=3)
+    image = jnp.asarray(normal(0, 7, 10, 2), jnp.float32)
+    patches = jax.jit(functools.partial(points.patches, size=4, stride=3))
     found, pullback = jax.vjp(lambda image: patches(image).points, image)
-    cotangent = jax.random.normal(jax.random.fold_in(key, 1), found.shape)
+    cotangent = jnp.asarray(normal(1, *found.shape), jnp.float32)
     numbers = np.arange(image.size).reshape(image.shape)
     expected = np.zeros(image.size, np.float32)
     np.add.at(expected, patches_of(numbers, 4, 3)[0].ravel(), np.asarray(cotangent).ravel())
@@ -261,10 +262,11 @@ def test_layers_are_compared_each_with_its_weight(key):
     y = {"b": jax.random.normal(keys[2], (5, 4, 8)), "a": jax.random.normal(keys[3], (3, 3, 6))}
     x["more"] = jnp.ones((2, 2, 1))  # without a weight it plays no part
     loss = functools.partial(cxjax.contextual_loss, bandwidth=0.3, implementation="reference")
+    one = jax.jit(loss)
     terms = [
-        loss(x[name].reshape(-1, c), y[name].reshape(-1, c)) for name, c in (("a", 6), ("b", 8))
+        one(x[name].reshape(-1, c), y[name].reshape(-1, c)) for name, c in (("a", 6), ("b", 8))
     ]
-    both = functools.partial(points.over_layers, loss, x, y)
+    both = functools.partial(points.over_layers, one, x, y)
     np.testing.assert_allclose(both(weights={"a": 1}), terms[0], rtol=1e-6)
     expected = 0.5 * terms[0] + 3 * terms[1]
     np.testing.assert_allclose(both(weights={"a": 0.5, "b": 3.0}), expected, rtol=1e-6)

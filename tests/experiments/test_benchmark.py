@@ -1,5 +1,6 @@
 """The benchmark runs, and measures what it says."""
 
+import dataclasses
 import json
 
 import jax
@@ -12,12 +13,16 @@ from experiments.benchmark.config import VARIANTS, Config
 
 def test_smoke_writes_a_table_with_every_case(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = measure.run(VARIANTS["smoke"])
+    # The second size has one block alone, and no reference.
+    rows = measure.run(dataclasses.replace(VARIANTS["smoke"], sizes=(256, 320), dense_up_to=256))
     found = json.loads((tmp_path / "out/benchmark/benchmark.json").read_text())
     assert found["rows"] == rows
     cases = {row["case"] for row in rows}
     assert {"floor x, block 128", "blockwise x", "reference x and y", "blockwise value"} <= cases
     assert {"blockwise x, block 64", "blockwise x, block 128"} <= cases  # the sweep
+    second = {row["case"] for row in rows if row["n"] == 320}
+    assert {"floor x, block 64", "blockwise x, block 64", "blockwise x"} <= second
+    assert not any("128" in case or "reference" in case for case in second)
     text = (tmp_path / "out/benchmark/benchmark.md").read_text()
     assert all(f"| {case} |" in text for case in cases)
     dense = {row["case"]: row["temporary_megabytes"] for row in rows if row["n"] == 256}

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,10 +23,12 @@ from experiments.style_transfer.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 SMOKE = VARIANTS["smoke"]
+# Half of what the smoke variant's layers take to compile. One run has those, and so has a process.
+SHALLOW = {"style_layers": ("conv2_1", "conv3_1"), "content_layers": ("conv3_1",)}
 
 
 def settings(**changes):
-    return dataclasses.replace(SMOKE, **changes)
+    return dataclasses.replace(SMOKE, **{**SHALLOW, **changes})
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
     [
         {"loss": "gram"},
         {"loss": "perceptual"},
-        {"layers": "concatenated", "grid": "conv3_2", "direction": "symmetric"},
+        {"layers": "concatenated", "grid": "conv3_1", "direction": "symmetric"},
         {"pyramid_levels": 1, "optimizer": "adam"},
     ],
     ids=str,
@@ -90,7 +93,8 @@ def test_interrupting_keeps_the_best_picture(tmp_path):
     options = "--variant smoke --scales 1 --steps 100000 --out"
     command = [sys.executable, "-c", code, *options.split(), str(out)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
         try:
             deadline = time.monotonic() + 120
             while not (out / "step00004.png").exists():

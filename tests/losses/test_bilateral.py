@@ -15,8 +15,9 @@ from tests.sets import points
 FLOAT64 = {"rtol": 1e-9, "atol": 1e-11}
 
 
-def sets(key, n, m, p=2, dtype=jnp.float64):
-    return *points(key, n, m, 6, dtype), *points(jax.random.fold_in(key, 7), n, m, p, dtype)
+def sets(key, n, m, p=2, dtype=jnp.float64, batch=()):
+    places = points(jax.random.fold_in(key, 7), n, m, p, dtype, batch)
+    return *points(key, n, m, 6, dtype, batch), *places
 
 
 def loss(x, y, p, q, **options):
@@ -151,12 +152,12 @@ def test_masks_leave_out_whatever_stands_there(key, distance):
         distance = lambda x, y: jnp.square(x[:, None] - y[None]).sum(axis=-1)
     with jax.enable_x64(True):
         x, y, p, q = sets(key, 13, 11)
-        x_mask, y_mask = jnp.arange(13) % 3 != 0, jnp.arange(11) % 4 != 0
-        x = x.at[0].set(jnp.nan).at[3].set(jnp.inf)
-        p = p.at[6].set(jnp.nan)
-        y = y.at[0].set(x[1]).at[4].set(jnp.nan)
-        q = q.at[0].set(p[1]).at[8].set(jnp.nan)
-        y, q = y.at[1].set(x[2] + 0.1), q.at[1].set(p[2] + 0.1)  # the first to take part is near
+        x, y, p, q = map(np.array, (x, y, p, q))
+        x_mask, y_mask = np.arange(13) % 3 != 0, np.arange(11) % 4 != 0
+        x[0], x[3], p[6] = np.nan, np.inf, np.nan
+        y[0], y[4] = x[1], np.nan
+        q[0], q[8] = p[1], np.nan
+        y[1], q[1] = x[2] + 0.1, p[2] + 0.1  # the first to take part is near
         f = functools.partial(loss, distance=distance, block_size=4)
         masked = functools.partial(f, x_mask=x_mask, y_mask=y_mask)
         run = lambda f, *a: jax.jit(jax.value_and_grad(f, (0, 1, 2, 3)))(*a)
@@ -176,25 +177,25 @@ def test_weights_repeat_the_points(key):
         x_weights, y_weights = np.arange(9) % 3, 1 + np.arange(8) % 2
         repeated = [np.repeat(a, x_weights, axis=0) for a in (x, p)]
         repeated += [np.repeat(a, y_weights, axis=0) for a in (y, q)]
-        x_, p_, y_, q_ = map(jnp.asarray, repeated)
+        x_, p_, y_, q_ = repeated
         weighted = functools.partial(loss, x_mask=x_weights, y_mask=y_weights)
-        assert abs(loss(x, y, p, q) - loss(x_, y_, p_, q_)) > 1e-3
         value, gradient = jax.jit(jax.value_and_grad(weighted))(x, y, p, q)
         wanted, wanted_gradient = jax.jit(jax.value_and_grad(loss))(x_, y_, p_, q_)
+        assert abs(jax.jit(loss)(x, y, p, q) - wanted) > 1e-3
         np.testing.assert_allclose(value, wanted, **FLOAT64)
-        owner = np.repeat(np.arange(9), x_weights)
-        summed = jax.ops.segment_sum(wanted_gradient, owner, 9)
+        summed = np.zeros((9, 6))
+        np.add.at(summed, np.repeat(np.arange(9), x_weights), np.asarray(wanted_gradient))
         np.testing.assert_allclose(gradient, summed, **FLOAT64)
 
 
 @pytest.mark.parametrize("empty", ["x_mask", "y_mask"])
 def test_an_empty_set_has_no_loss_and_no_gradient(key, empty):
     x, y, p, q = sets(key, 5, 5, dtype=jnp.float32)
-    f = functools.partial(loss, **{empty: jnp.zeros(5, bool)})
+    f = functools.partial(loss, **{empty: np.zeros(5, bool)})
     value, gradients = jax.jit(jax.value_and_grad(f, (0, 1, 2, 3)))(x, y, p, q)
     assert value == 0
     for gradient in gradients:
-        np.testing.assert_array_equal(gradient, jnp.zeros_like(gradient))
+        np.testing.assert_array_equal(gradient, 0)
 
 
 # --- Dtypes and transformations ---
@@ -203,7 +204,7 @@ def test_an_empty_set_has_no_loss_and_no_gradient(key, empty):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_inputs_are_computed_in_float32(key, dtype):
     given = sets(key, 12, 10, dtype=dtype)
-    f = jax.value_and_grad(loss, (0, 1, 2, 3))
+    f = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))
     value, gradients = f(*given)
     exact, exact_gradients = f(*(a.astype(jnp.float32) for a in given))
     assert value.dtype == jnp.float32
@@ -216,9 +217,11 @@ def test_half_precision_inputs_are_computed_in_float32(key, dtype):
 def test_a_nan_in_is_a_nan_out(key):
     given = sets(key, 12, 9, dtype=jnp.float32)
     f = jax.jit(functools.partial(loss, block_size=4))
+    assert np.isfinite(f(*given))
     for i in range(4):
-        broken = [a.at[3, 1].set(jnp.nan) if i == k else a for k, a in enumerate(given)]
-        assert jnp.isnan(f(*broken))
+        broken = [*map(np.array, given)]
+        broken[i][3, 1] = np.nan
+        assert np.isnan(f(*broken))
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l1", "own"])
@@ -227,11 +230,9 @@ def test_transforms_do_not_change_value_or_gradient(key, transform, distance):
     if distance == "own":
         distance = lambda x, y: jnp.square(x[:, None] - y[None]).sum(axis=-1)
     batch = 8
-    x, _, p, _ = jax.vmap(lambda key: sets(key, 10, 9, dtype=jnp.float32))(
-        jax.random.split(key, batch)
-    )
-    _, y, _, q = sets(key, 10, 9, dtype=jnp.float32)  # one target for all
-    f = functools.partial(loss, distance=distance, block_size=4, y_mask=jnp.arange(9) != 2)
+    x, y, p, q = map(np.asarray, sets(key, 10, 9, dtype=jnp.float32, batch=(batch,)))
+    y, q = y[0], q[0]  # one target for all
+    f = functools.partial(loss, distance=distance, block_size=4, y_mask=np.arange(9) != 2)
     each = jax.value_and_grad(f, (0, 2))
     axes = (0, None, 0, None)
     if transform == "vmap":

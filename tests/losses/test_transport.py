@@ -56,10 +56,10 @@ def test_relaxed_matches_the_equation(key, distance, n, m):
     with jax.enable_x64(True):
         x, y = points(key, n, m)
         wanted = numpy_relaxed(x, y, distance, 0)
-        actual = relaxed_earth_mover_loss(x, y, distance=distance, block_size=8)
+        f = functools.partial(relaxed_earth_mover_loss, distance=distance, block_size=8)
+        actual, swapped = jax.jit(lambda x, y: (f(x, y), f(y, x)))(x, y)
         assert abs(wanted[0] - wanted[1]) > 1e-3  # or either would do
         np.testing.assert_allclose(actual, max(wanted), **FLOAT64)
-        swapped = relaxed_earth_mover_loss(y, x, distance=distance, block_size=8)
         np.testing.assert_allclose(swapped, max(wanted), **FLOAT64)
 
 
@@ -94,11 +94,12 @@ def test_one_channel_of_order_1_is_scipys(key, n, m, weighted):
         x, y = points(key, n, m, 1)
         weights = [None, None]
         if weighted:
-            weights = [np.array(jax.random.uniform(key, (k,), jnp.float64)) for k in (n, m)]
+            weights = [np.random.default_rng(k).uniform(size=k) for k in (n, m)]
             weights[0][1::3], weights[1][1::4] = 0, 0
         masks = dict(zip(("x_mask", "y_mask"), weights, strict=True))
         wanted = scipy.stats.wasserstein_distance(x[:, 0], y[:, 0], *weights)
-        np.testing.assert_allclose(sliced(x, y, order=1, **masks), wanted, **FLOAT64)
+        f = jax.jit(functools.partial(sliced, order=1, **masks))
+        np.testing.assert_allclose(f(x, y), wanted, **FLOAT64)
 
 
 def numpy_transport(u, v, order):
@@ -115,8 +116,10 @@ def test_sliced_is_the_mean_over_directions_of_length_one(key, n, m, order):
         x, y = points(key, n, m, 3)
         drawn = np.asarray(jax.random.normal(DRAW, (5, 3), jnp.float64))
         directions = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        x, y = map(np.asarray, (x, y))
         wanted = [numpy_transport(x @ theta, y @ theta, order) for theta in directions]
-        np.testing.assert_allclose(sliced(x, y, order=order), np.mean(wanted), **FLOAT64)
+        f = jax.jit(functools.partial(sliced, order=order))
+        np.testing.assert_allclose(f(x, y), np.mean(wanted), **FLOAT64)
 
 
 def test_sliced_defaults_are_the_documented_ones(key):
@@ -124,7 +127,7 @@ def test_sliced_defaults_are_the_documented_ones(key):
     default = sliced_wasserstein_loss(DRAW, x, y)
     assert default == sliced(x, y, projections=64, order=2)
     assert default != sliced_wasserstein_loss(jax.random.key(6), x, y)
-    np.testing.assert_allclose(sliced(x, x[::-1]), 0, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(sliced)(x, x[::-1]), 0, atol=1e-12)
     # A shift of length s costs s^2 / c on average, whatever the set.
     shift = jnp.full((1, 6), 2.0)
     many = sliced_wasserstein_loss(DRAW, x, x + shift, projections=4000)
@@ -167,9 +170,10 @@ def test_copies_have_no_loss_and_no_gradient(key, loss):
 def test_masks_leave_out_whatever_stands_there(key, loss):
     with jax.enable_x64(True):
         x, y = points(key, 13, 11)
-        x_mask, y_mask = jnp.arange(13) % 3 != 0, jnp.arange(11) % 4 != 0
-        x = x.at[0].set(y[1]).at[3].set(jnp.nan).at[6].set(jnp.inf)
-        y = y.at[0].set(x[1]).at[4].set(jnp.nan).at[8].set(-jnp.inf)
+        x, y = map(np.array, (x, y))
+        x_mask, y_mask = np.arange(13) % 3 != 0, np.arange(11) % 4 != 0
+        x[0], x[3], x[6] = y[1], np.nan, np.inf
+        y[0], y[4], y[8] = x[1], np.nan, -np.inf
         run = lambda f, *a: jax.jit(jax.value_and_grad(f, (0, 1)))(*a)
         masked = functools.partial(loss, x_mask=x_mask, y_mask=y_mask)
         value, gradients = run(masked, x, y)
@@ -186,15 +190,16 @@ def test_weights_repeat_the_points(key, loss):
     with jax.enable_x64(True):
         x, y = points(key, 9, 8)
         counts = np.arange(9) % 4, 1 + 2 * (np.arange(8) % 2)
-        repeated = [jnp.repeat(a, k, axis=0) for a, k in zip((x, y), counts, strict=True)]
+        repeated = [np.repeat(a, k, axis=0) for a, k in zip((x, y), counts, strict=True)]
         weighted = functools.partial(loss, x_mask=counts[0], y_mask=counts[1])
         run = lambda f, *a: jax.jit(jax.value_and_grad(f, (0, 1)))(*a)
         value, gradients = run(weighted, x, y)
         wanted, wanted_gradients = run(loss, *repeated)
-        assert abs(wanted - loss(x, y)) > 1e-4
+        assert abs(wanted - jax.jit(loss)(x, y)) > 1e-4
         np.testing.assert_allclose(value, wanted, **FLOAT64)
         for gradient, want, k in zip(gradients, wanted_gradients, counts, strict=True):
-            summed = jax.ops.segment_sum(want, np.repeat(np.arange(len(k)), k), len(k))
+            summed = np.zeros((len(k), 6))
+            np.add.at(summed, np.repeat(np.arange(len(k)), k), np.asarray(want))
             np.testing.assert_allclose(gradient, summed, **FLOAT64)
 
 
@@ -202,11 +207,11 @@ def test_weights_repeat_the_points(key, loss):
 @each_loss
 def test_an_empty_set_has_no_loss_and_no_gradient(key, loss, empty):
     x, y = points(key, 5, 5, dtype=jnp.float32)
-    f = functools.partial(loss, **{empty: jnp.zeros(5, bool)})
+    f = functools.partial(loss, **{empty: np.zeros(5, bool)})
     value, gradients = jax.jit(jax.value_and_grad(f, (0, 1)))(x, y)
     assert value == 0
     for gradient in gradients:
-        np.testing.assert_array_equal(gradient, jnp.zeros_like(gradient))
+        np.testing.assert_array_equal(gradient, 0)
 
 
 # --- Dtypes, transformations, memory ---
@@ -214,7 +219,7 @@ def test_an_empty_set_has_no_loss_and_no_gradient(key, loss, empty):
 
 @each_loss
 def test_half_precision_inputs_are_computed_in_float32(key, loss):
-    f = jax.value_and_grad(loss, (0, 1))
+    f = jax.jit(jax.value_and_grad(loss, (0, 1)))
     x, y = points(key, 12, 10, dtype=jnp.bfloat16)
     value, gradients = f(x, y)
     exact, exact_gradients = f(x.astype(jnp.float32), y.astype(jnp.float32))
@@ -227,19 +232,22 @@ def test_half_precision_inputs_are_computed_in_float32(key, loss):
 
 @each_loss
 def test_a_nan_in_is_a_nan_out(key, loss):
-    x, y = points(key, 12, 9, dtype=jnp.float32)
+    given = points(key, 12, 9, dtype=jnp.float32)
     f = jax.jit(loss)
-    assert jnp.isnan(f(x.at[3, 1].set(jnp.nan), y))
-    assert jnp.isnan(f(x, y.at[3, 1].set(jnp.nan)))
+    assert np.isfinite(f(*given))
+    for i in range(2):
+        broken = [*map(np.array, given)]
+        broken[i][3, 1] = np.nan
+        assert np.isnan(f(*broken))
 
 
 @each_loss
 @pytest.mark.parametrize("transform", ["vmap", "pmap", "shard_map"])
 def test_transforms_do_not_change_value_or_gradient(key, transform, loss):
     batch = 8
-    x, _ = jax.vmap(lambda key: points(key, 10, 9, dtype=jnp.float32))(jax.random.split(key, batch))
-    _, y = points(key, 10, 9, dtype=jnp.float32)  # one target for all
-    each = jax.value_and_grad(functools.partial(loss, y_mask=jnp.arange(9) != 2))
+    x, y = map(np.asarray, points(key, 10, 9, dtype=jnp.float32, batch=(batch,)))
+    y = y[0]  # one target for all
+    each = jax.value_and_grad(functools.partial(loss, y_mask=np.arange(9) != 2))
     if transform == "vmap":
         run = jax.jit(jax.vmap(each, (0, None)))
     elif transform == "pmap":
