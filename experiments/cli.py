@@ -50,7 +50,9 @@ def report(call: Callable[[], object]) -> int:
     Returns:
       The exit status.
     """
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig()
+    for handler in logging.root.handlers:  # orbax sets one up when it is imported
+        handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("cxjax").setLevel(logging.INFO)  # what is downloaded, and how much
     try:
         call()

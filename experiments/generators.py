@@ -79,6 +79,9 @@ class GeneratorConfig:
     """File of weights for it: .safetensors, .pth, .mat, .h5 or .ckpt."""
     pooling: Pooling = "average"
     """Pooling of the network; the authors' is the average."""
+    remat: bool = False
+    """Compute the network's activations again in the backward pass: less memory, more time. CPUs
+    do not heed it."""
 
     save_every: int = 200
     """Steps between checkpoints."""
@@ -132,7 +135,9 @@ def make_model(config: GeneratorConfig) -> nn.Module:
 
 def make_features(config: GeneratorConfig, layers: Sequence[str]) -> Features:
     """`(images (.. h, w, 3)) -> {layer: (.. h, w, c)}` of the frozen feature network."""
-    model, params = cxjax.load_vgg(config.network, path=config.weights, pooling=config.pooling)
+    model, params = cxjax.load_vgg(
+        config.network, path=config.weights, pooling=config.pooling, remat=config.remat
+    )
     if config.precision == "bfloat16":
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
 

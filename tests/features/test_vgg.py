@@ -109,6 +109,39 @@ def test_stops_at_the_deepest_layer_asked_for(vgg19_weights, image, layer, convo
     assert counted.count("reduce_window_max") == pools
 
 
+@pytest.mark.parametrize("pooling", ["max", "average"])
+def test_recomputed_blocks_give_the_same_and_keep_less(shallow, image, pooling):
+    images = jnp.stack([jnp.asarray(image), jnp.asarray(image)[::-1]])
+    layers = ("conv1_2_pre", "conv2_1", "relu3_1", "pool3")
+
+    def features(remat):
+        model = VGG(network="vgg16", pooling=pooling, remat=remat)
+        return lambda variables, images: model.apply(variables, images, layers=layers)
+
+    def kept(remat):  # bytes that wait for the backward pass, parameters aside
+        pull = jax.eval_shape(
+            lambda x: jax.vjp(lambda x: features(remat)(shallow, x), x)[1], images
+        )
+        known = {leaf.shape for leaf in jax.tree.leaves(shallow)}
+        leaves = [leaf for leaf in jax.tree.leaves(pull) if leaf.shape not in known]
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(remat, variables, images):
+        found, pull = jax.vjp(features(remat), variables, images)
+        return found, pull(jax.tree.map(jnp.sin, found))
+
+    (plain, of_plain), (again, of_again) = run(False, shallow, images), run(True, shallow, images)
+    assert list(again) == list(plain)
+    for one, other in zip(
+        jax.tree.leaves((plain, of_plain)), jax.tree.leaves((again, of_again)), strict=True
+    ):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5 * np.abs(one).max())
+    assert kept(True) < 0.4 * kept(False)
+    jaxpr = jax.make_jaxpr(jax.grad(lambda x: features(True)(shallow, x)["pool3"].sum()))(images)
+    assert str(jaxpr).count("remat2[") + str(jaxpr).count("checkpoint[") >= 3
+
+
 def test_only_the_parameters_up_to_the_deepest_layer_are_needed(shallow, image):
     params = {name: shallow["params"][name] for name in ("conv1_1", "conv1_2", "conv2_1")}
     VGG(network="vgg16").apply({"params": params}, image, layers=("conv2_1",))
