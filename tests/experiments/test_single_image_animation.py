@@ -204,6 +204,31 @@ def test_clips_that_do_not_fit_are_refused(tmp_path):
         clips.read_pair(given)
 
 
+def test_a_users_own_clip_moves_a_painting_of_the_set(tmp_path, monkeypatch):
+    frames = clips.draw_clip(6, 40)
+    video.write_video(tmp_path / "clip.webp", frames, frames_per_second=5, quality=100)
+    rows, columns = np.mgrid[:50, :30]
+    pixels = np.stack([4 * rows, 8 * columns, 255 - 4 * rows], axis=-1).astype(np.uint8)
+    paintings = [{"id": "Other", "image": 0 * pixels}, {"id": "MonaLisa", "image": pixels}]
+    original = clips.datasets.open_source
+    known = lambda name: paintings if name == "paintings" else original(name)
+    monkeypatch.setattr(clips.datasets, "open_source", known)
+    given = dataclasses.replace(
+        SMOKE,
+        source=str(tmp_path / "clip.webp"),
+        source_crop=(0, 8, 32, 40),
+        target="MonaLisa",
+        held_out=3,
+    )
+    training, held_out, target = clips.read_pair(given)
+    np.testing.assert_allclose(training, frames[:3, 8:40, :32], atol=0.02)
+    np.testing.assert_allclose(held_out, frames[3:, 8:40, :32], atol=0.02)
+    middle = pixels[10:40] / 255  # a square of the width, where no crop is given
+    np.testing.assert_allclose(target[::31, ::31], middle[::29, ::29], atol=0.03)
+    with pytest.raises(ValueError, match="neither a file nor a painting; those are: Other, Mona"):
+        clips.read_pair(dataclasses.replace(given, target="Nobody"))
+
+
 # --- The measures, on motion that is known ---
 
 
