@@ -118,7 +118,11 @@ def read_config(kind: type, folder: Path) -> Any:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} is not the folder of a run: it has no config.json")
-    return from_json(kind, json.loads(path.read_text()), where=path)
+    try:
+        fields = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return from_json(kind, fields, where=path)
 
 
 class Resumable(Exception):
@@ -144,16 +148,17 @@ def make_folder(out: Path | None, default: Path) -> Path:
     """A new folder for results: `out`, else `default`, numbered if it is taken."""
     check_folder(out)
     folder, number = out or default, 1
-    while out is None and folder.exists():
-        number += 1
-        folder = default.with_name(f"{default.name}-{number}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"cannot make the folder {folder} ({error}); name another by --out"
-        ) from error
-    return folder
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=out is not None)
+            return folder
+        except FileExistsError:  # of an earlier run, or of one that began just now
+            number += 1
+            folder = default.with_name(f"{default.name}-{number}")
+        except OSError as error:
+            raise OSError(
+                f"cannot make the folder {folder} ({error}); name another by --out"
+            ) from error
 
 
 def flag(name: str) -> str:

@@ -1,10 +1,11 @@
 """What the experiments that train a generator share: settings, the run, and its use afterwards."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -14,6 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from jax.sharding import Mesh
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import cxjax
 from cxjax.data import images, video
@@ -24,7 +31,7 @@ from cxjax.training import devices, loop
 from cxjax.training.checkpoint import Checkpoints, load_state
 from cxjax.training.devices import Parallelism
 from cxjax.training.step import LossFn
-from experiments.cli import Resumable, flag, make_folder, read_config, to_json
+from experiments.cli import Resumable, check_folder, flag, make_folder, read_config, to_json
 
 Model = Literal["crn", "unet", "resnet"]
 Precision = Literal["float32", "bfloat16"]
@@ -33,11 +40,13 @@ Features = Callable[[jax.Array | np.ndarray], dict[str, jax.Array]]
 MODELS = {"crn": crn, "unet": unet, "resnet": resnet}
 CLASSES = {"crn": crn.CRN, "unet": unet.UNet, "resnet": resnet.ResNet}
 MOVING = (".mp4", ".webp", ".gif")
+STILL = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 CHECKPOINTS = "checkpoints"  # folder in that of a run
 
+PROCESSES = ("distributed", "coordinator", "process_count", "process_index")  # of one launch
 # What may differ between a run and the one that resumes it.
 RESUMABLE = ("out", "resume", "steps", "save_every", "log_every", "sample_every", "profile")
-RESUMABLE += ("parallelism", "coordinator", "process_count", "process_index", "distributed")
+RESUMABLE += ("parallelism", "remat", *PROCESSES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,9 +66,9 @@ class GeneratorConfig:
     small: bool = True
     """A preset that two CPU cores train; otherwise the published size."""
     batch_size: int = 2
-    """Images per step, over all devices."""
+    """Images per step, over all devices; as many of these are used as divide it."""
     steps: int = 1000
-    """Steps of gradient descent."""
+    """Steps of gradient descent in all; --resume may change it, and with it the cosine's length."""
     learning_rate: float = 5e-4
     """Adam's; it falls to a tenth by a cosine unless --schedule constant."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -161,39 +170,83 @@ def make_optimizer(config: GeneratorConfig) -> optax.GradientTransformation | op
     return optax.MultiSteps(optimizer, config.accumulate) if config.accumulate > 1 else optimizer
 
 
-def join_processes(config: GeneratorConfig) -> None:
-    """Joins the other processes, if there are any; before JAX is used."""
+def begin(config: GeneratorConfig) -> Mesh:
+    """Joins the other processes, if there are any, and refuses what cannot be trained.
+
+    To be called before JAX is used, and before anything is read or written.
+
+    Returns:
+      The devices to train on: in one process as many as divide the batch.
+
+    Raises:
+      ValueError: If the batch does not divide over the devices of several processes; if the folder
+        holds something, or, with `resume`, no run or one of another configuration.
+    """
     if config.distributed:
         devices.initialize_processes(
             coordinator=config.coordinator,
             process_count=config.process_count,
             process_index=config.process_index,
         )
+    found, size = jax.devices(), config.batch_size
+    if jax.process_count() > 1 and size % len(found):
+        raise ValueError(
+            f"--batch-size {size} must divide over the {len(found)} devices of all processes"
+        )
+    number = max(n for n in range(1, len(found) + 1) if size % n == 0)
+    if number < len(found):
+        print(f"using {number} of {len(found)} devices: --batch-size {size} divides over no more")
+    if config.resume:
+        _check_resumed(config)
+    elif jax.process_index() == 0:
+        check_folder(config.out)
+    return devices.make_mesh(found[:number])
 
 
-def check_resumed(config: GeneratorConfig) -> None:
-    """Refuses, before anything is touched, to go on with a run of another configuration."""
-    if config.resume and config.out is not None:
-        Checkpoints(config.out / CHECKPOINTS, config=to_json(config), ignore=RESUMABLE).close()
+def _check_resumed(config: GeneratorConfig) -> None:
+    if config.out is None:
+        raise ValueError("--resume found no run to go on with; name its folder by --out")
+    saved, given = to_json(read_config(type(config), config.out)), to_json(config)
+    if differing := [k for k in given if k not in RESUMABLE and saved[k] != given[k]]:
+        listed = ", ".join(f"{flag(k)} {saved[k]}, not {given[k]}" for k in differing)
+        raise ValueError(
+            f"the run in {config.out} was begun with {listed}; leave these as they are"
+        )
+    with _alone(config.out):
+        Checkpoints(config.out / CHECKPOINTS, config=given, ignore=RESUMABLE).close()
 
 
 def open_folder(config: GeneratorConfig, default: Path) -> Path:
-    """The run's folder: a new one with its `config.json`, or the one to go on in."""
-    if config.resume:
-        if config.out is None:
-            raise ValueError("--resume found no run to go on with; name its folder by --out")
-        return config.out
-    if jax.process_count() > 1 and jax.process_index():
+    """The run's folder, a new one or the one to go on in, with its `config.json`."""
+    if jax.process_index():
         return config.out or default
-    folder = make_folder(config.out, default)
-    (folder / "config.json").write_text(json.dumps(to_json(config), indent=1) + "\n")
+    folder = config.out if config.resume and config.out else make_folder(config.out, default)
+    fields = {name: value for name, value in to_json(config).items() if name not in PROCESSES}
+    unfinished = folder / "config.tmp"
+    unfinished.write_text(json.dumps(fields, indent=1) + "\n")
+    unfinished.replace(folder / "config.json")
     return folder
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuses a folder in which another process trains; where the system has such locks."""
+    if fcntl is None or jax.process_index():
+        yield
+        return
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process is training in {folder}; name another") from error
+        yield
 
 
 def train(
     config: GeneratorConfig,
     *,
     folder: Path,
+    mesh: Mesh,
     model: nn.Module,
     loss_fn: LossFn,
     batches: loop.Batches,
@@ -204,9 +257,11 @@ def train(
     Returns:
       The parameters, or their moving average if one is kept.
     """
-    mesh = devices.make_mesh()
     key = jax.random.key(config.seed)
-    with Checkpoints(folder / CHECKPOINTS, config=to_json(config), ignore=RESUMABLE) as checkpoints:
+    with (
+        _alone(folder),
+        Checkpoints(folder / CHECKPOINTS, config=to_json(config), ignore=RESUMABLE) as checkpoints,
+    ):
         optimizer = make_optimizer(config)
         step_fn = devices.make_parallel_step(
             loss_fn,
@@ -237,6 +292,8 @@ def train(
             )
         except loop.Stopped as stopped:
             message = f"{stopped}; go on with --resume --out {folder}"
+            if config.distributed:
+                message += " and, in each process, the options it joined the others with"
             raise Resumable(message, stopped.signal) from stopped
     return jax.device_get(_used(state))
 
@@ -277,8 +334,8 @@ class ApplyConfig:
     """Where to write: a picture; a video, .mp4, .webp or .gif; or, for a folder, a folder."""
     step: int | None = None
     """Checkpoint to use; without it the newest."""
-    frames_per_second: float = 25.0
-    """Of the video that is written."""
+    frames_per_second: float | None = None
+    """Of the video that is written; without it that of the one that is read, or 25."""
 
 
 def load_generator(
@@ -298,22 +355,40 @@ def load_generator(
 
 def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
     """Applies a trained generator to a picture, a folder of pictures, or a video."""
-    if config.output.exists():
-        raise ValueError(f"{config.output} exists; name another output")
+    written = _outputs(config)
+    generator = load_generator(config.run, config_class, step=config.step)
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    if config.output.suffix.lower() in MOVING and not config.input.is_dir():
+        rate = config.frames_per_second or video.frame_rate(config.input) or 25.0
+        frames = (frame.astype(np.float32) / 255 for frame in video.iterate_video(config.input))
+        made = np.stack([generator(frame) for frame in frames])
+        video.write_video(config.output, made, frames_per_second=rate)
+    elif written is None:
+        images.write_image(config.output, generator(images.read_image(config.input)))
+    else:
+        pictures = ImageFolder(config.input)
+        for number, path in enumerate(written):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = pictures[number]["image"].astype(np.float32) / 255
+            images.write_image(path, generator(picture))
+
+
+def _outputs(config: ApplyConfig) -> list[Path] | None:
+    """The files to write for a folder of pictures; refuses, before any work, what cannot be."""
+    output = config.output
+    if output.exists():
+        raise ValueError(f"{output} exists; name another output")
     if not config.input.exists():
         raise ValueError(f"there is no file or folder {config.input}")
-    generator = load_generator(config.run, config_class, step=config.step)
-    if config.input.is_dir():
-        config.output.mkdir(parents=True)
-        for element in ImageFolder(config.input):
-            made = generator(element["image"].astype(np.float32) / 255)
-            path = (config.output / element["id"]).with_suffix(".png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            images.write_image(path, made)
-        return
-    if config.output.suffix.lower() in MOVING:
-        frames = video.read_video(config.input)
-        made = np.stack([generator(frame) for frame in frames])
-        video.write_video(config.output, made, frames_per_second=config.frames_per_second)
-    else:
-        images.write_image(config.output, generator(images.read_image(config.input)))
+    if not config.input.is_dir():
+        if output.suffix.lower() not in (*MOVING, *STILL):
+            raise ValueError(
+                f"cannot write {output}: a picture ends in {', '.join(STILL)}, a video in "
+                f"{', '.join(MOVING)}"
+            )
+        return None
+    ids = ImageFolder(config.input).ids
+    paths = [(output / name).with_suffix(".png") for name in ids]
+    if len(set(paths)) < len(paths):  # a.png and a.jpg: the whole names tell them apart
+        paths = [output / f"{name}.png" for name in ids]
+    return paths

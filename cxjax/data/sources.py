@@ -57,6 +57,11 @@ class ImageFolder:
         if not self._paths:
             raise ValueError(f"no file in {folder} ends as a picture does that Pillow reads")
 
+    @property
+    def ids(self) -> list[str]:
+        """The paths in the folder, of all pictures in their order."""
+        return [path.relative_to(self._folder).as_posix() for path in self._paths]
+
     def __len__(self) -> int:
         """How many pictures there are."""
         return len(self._paths)

@@ -112,7 +112,11 @@ def prepare(builder: Any) -> None:
         raise ImportError(
             'preparing needs importlib_resources: pip install "cxjax[data]"'
         ) from error
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except OSError:  # another process was faster, and its folder is in the way
+        if not builder.is_prepared():
+            raise
 
 
 def _check_array_record(name: str) -> None:

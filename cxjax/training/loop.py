@@ -147,6 +147,9 @@ def train(
                 record.flush()  # a state is saved once the metrics that led to it are known good
                 data = batches.get_state()
                 checkpoints.save(number, state, data=data, wait=bool(stopping or last))
+            if stopping:
+                record.flush()
+                record.write(number)
             if due and stopping:  # only now: whoever asked to stop may not wait for it
                 record.call(due, number, state)
             if stopping and not last:
@@ -252,15 +255,25 @@ class _Record:
             return
         step, metrics, size, waited = pending
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        _check_finite(step, values)
+        try:
+            _check_finite(step, values)
+        except FloatingPointError:
+            self.write(step - 1)  # what led to it
+            raise
         self._since.append(values)
         self._images += size
         self._waited += waited
         self._bar.update()
-        if step % self._every and step != self._steps:
+        if step % self._every == 0 or step == self._steps:
+            self.write(step)
+
+    def write(self, step: int) -> None:
+        """Writes the means since the last line, if there has been a step since."""
+        if not self._since:
             return
         seconds = time.perf_counter() - self._began
-        means = {name: float(np.mean([found[name] for found in self._since])) for name in values}
+        names = self._since[0]
+        means = {name: float(np.mean([found[name] for found in self._since])) for name in names}
         rate = self._images / seconds
         shown = [f"{name} {means[name]:.4g}" for name in means if "/" not in name]
         told = ", ".join([*shown, f"{rate:.3g} images/s"])
@@ -323,13 +336,13 @@ def _check_finite(step: int, values: Mapping[str, float]) -> None:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Drops the lines of steps that a resumed run will take again."""
+    """Drops the lines of steps that a resumed run will take again; all, if it begins anew."""
     if not path.exists():
         return
     lines = []
     for line in path.read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut short
-            if json.loads(line)["step"] <= step:
+            if json.loads(line)["step"] <= step and step:
                 lines.append(line + "\n")
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text("".join(lines))

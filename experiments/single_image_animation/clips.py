@@ -17,7 +17,7 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
     if config.source == "drawn":
         frames = draw_clip(12, config.size)
     else:
-        source = datasets.open_source(config.source)
+        source = datasets.open_source(config.source, split=config.split)
         pictures = (source[i]["image"].astype(np.float32) / 255 for i in range(len(source)))
         crop = config.source_crop
         frames = np.stack([_fit(picture, crop, config.size, "source") for picture in pictures])

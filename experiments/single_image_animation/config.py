@@ -17,6 +17,8 @@ Loss = Literal["contextual", "gram"]
 class Config(GeneratorConfig):
     source: str = "carphone"
     """Clip that drives: a video file, a folder of frames, a set by name, or `drawn`."""
+    split: str = "train"
+    """Part of a set by name to take, or of a folder the folder of that name in it."""
     source_crop: Box | None = (34, 2, 144, 112)
     """Left, top, right, bottom of the part of the clip to use, in pixels; scaled to --size."""
     held_out: int = 24

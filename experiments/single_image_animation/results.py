@@ -25,9 +25,12 @@ def finish(
     held_out: np.ndarray,
     result: np.ndarray,
     target: np.ndarray,
-    seconds: float,
+    seconds: float | None,
 ) -> dict[str, Any]:
-    """Writes pictures and figures of what was made of the held-out frames; returns the figures."""
+    """Writes pictures and figures of what was made of the held-out frames; returns the figures.
+
+    `seconds` is None where a run was resumed, and not all of its time is known.
+    """
     write_animation(folder, held_out, result, frames_per_second=config.frames_per_second)
     figures = judge(config, features, held_out, result, target)
     figures |= {"seconds": seconds, "device": jax.devices()[0].device_kind}
@@ -81,7 +84,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     source = {"motion": dict.fromkeys(first["motion"], 1.0), **first["source"]}
     for name, row in {"source": source, **results}.items():
         values = [*row["motion"].values(), *row["look"].values(), row["flicker"]]
-        seconds = f"{row['seconds']:.0f}" if "seconds" in row else ""
+        seconds = f"{row['seconds']:.0f}" if row.get("seconds") else ""
         cells = [name, *(f"{value:.3f}" for value in values), seconds]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

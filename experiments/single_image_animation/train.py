@@ -19,8 +19,7 @@ SHOWN = 4  # held-out frames in a sample grid
 def run(config: Config) -> dict[str, Any]:
     """Trains, makes the animation of the held-out frames, and measures it; returns the figures."""
     began = time.perf_counter()
-    generators.join_processes(config)
-    generators.check_resumed(config)
+    mesh = generators.begin(config)
     frames, held_out, target = clips.read_pair(config)
     model = generators.make_model(config)
     features = generators.make_features(config, config.layers)
@@ -33,6 +32,7 @@ def run(config: Config) -> dict[str, Any]:
     params = generators.train(
         config,
         folder=folder,
+        mesh=mesh,
         model=model,
         loss_fn=loss_fn,
         batches=batches(
@@ -57,5 +57,5 @@ def run(config: Config) -> dict[str, Any]:
         held_out=held_out,
         result=result,
         target=target,
-        seconds=time.perf_counter() - began,
+        seconds=None if config.resume else time.perf_counter() - began,
     )

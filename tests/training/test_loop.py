@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import cxjax
+from cxjax.data.pipeline import batches
 from cxjax.training import devices, loop
 from cxjax.training.checkpoint import Checkpoints
 
@@ -136,8 +137,36 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(step_fn, mesh, who
     state = run(step_fn, mesh, tmp_path)
     assert same(state, whole[1])
     found = lines(tmp_path)
-    assert [line["step"] for line in found] == [4, 8, 12]
-    assert found[-1]["loss"] == [line for line in lines(whole[0]) if "loss" in line][-1]["loss"]
+    assert [line["step"] for line in found] == [4, 7, 8, 12]  # what there was is told at the stop
+    first, part, rest, last = (line["loss"] for line in found)
+    wanted = [line["loss"] for line in lines(whole[0]) if "loss" in line]
+    np.testing.assert_allclose([first, (3 * part + rest) / 4, last], wanted, rtol=1e-6)
+
+
+def test_the_real_iterator_goes_on_where_it_was(step_fn, mesh, tmp_path):
+    class Pixels:
+        """Random crops of images, each as the numbers of its corner."""
+
+        def __init__(self, before=lambda number: None):
+            images = np.random.default_rng(0).random((20, 6, 6, 3), np.float32)
+            self.inner = batches(images, batch_size=8, seed=3, size=(4, 4), flip=True)
+            self.get_state, self.set_state = self.inner.get_state, self.inner.set_state
+            self.number, self.before = 0, before
+
+        def __next__(self):
+            self.before(self.number)
+            self.number += 1
+            return {"x": next(self.inner)["image"][:, 0, 0]}
+
+    def terminate(number):
+        if number == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    wanted = run(step_fn, mesh, tmp_path / "whole", Pixels())
+    with pytest.raises(loop.Stopped):
+        run(step_fn, mesh, tmp_path / "parts", Pixels(terminate))
+    assert same(run(step_fn, mesh, tmp_path / "parts", Pixels()), wanted)
+    assert not same(run(step_fn, mesh, tmp_path / "others", Numbers()), wanted)
 
 
 @pytest.mark.parametrize("last", [5, 12])
@@ -190,6 +219,7 @@ def test_a_nan_stops_the_run_and_is_not_saved(step_fn, mesh, tmp_path):
         restored = checkpoints.restore(devices.replicate(start(), mesh))
     assert restored is not None
     assert restored.step == 4
+    assert [line["step"] for line in lines(tmp_path)] == [4, 7]  # what led to it is told
 
 
 def test_only_the_gradient_of_one_group_is_named(step_fn, mesh, tmp_path):

@@ -196,12 +196,16 @@ def test_a_gradient_that_is_not_averaged_is_noticed(contextual_run, one_device, 
     assert largest_difference(found, one_device) > 1e-3
 
 
-def test_the_step_lowers_for_tpu(contextual_run):
+@pytest.mark.parametrize("parallelism", ["jit", "shard_map"])
+def test_the_step_lowers_for_tpu(contextual_run, parallelism):
     loss_fn, optimizer, params, batches = contextual_run
+    mesh = devices.make_mesh()
+    step = devices.make_parallel_step(loss_fn, optimizer, mesh=mesh, parallelism=parallelism)
     state = cxjax.TrainState.create(params=params, optimizer=optimizer)
-    step = jax.jit(cxjax.make_train_step(loss_fn, optimizer))
-    lowered = step.trace(state, batches[0], jax.random.key(0)).lower(lowering_platforms=("tpu",))
-    assert "stablehlo.convolution" in lowered.as_text()
+    traced = jax.jit(step).trace(state, batches[0], jax.random.key(0))
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert "stablehlo.convolution" in text
+    assert "num_partitions = 8" in text
 
 
 def test_a_batch_that_does_not_divide_is_refused():
