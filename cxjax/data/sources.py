@@ -14,6 +14,8 @@ from PIL import Image
 from cxjax.data.images import read_image
 from cxjax.data.video import iterate_video
 
+_NAMED_ONLY = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow tells what they are, and reads none
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -46,7 +48,11 @@ class ImageFolder:
         self._folder = Path(folder)
         if not self._folder.is_dir():
             raise ValueError(f"there is no folder {folder}")
-        known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        known = {
+            end
+            for end, kind in Image.registered_extensions().items()
+            if kind in Image.OPEN and kind not in _NAMED_ONLY
+        }
         self._paths = sorted(
             path
             for path in self._folder.rglob("*")

@@ -64,8 +64,10 @@ def judge(
     look = measures.make_look(features, target)
     boxes = {name: getattr(config, name) for name in ("head", "brow", "mouth")}
     boxes = {name: box for name, box in boxes.items() if box}
+    carried = measures.motion_carried(motion, measures.flow(result), boxes)
     return {
-        "motion": measures.motion_carried(motion, measures.flow(result), boxes),
+        # JSON has no NaN: null is the motion of a source that stands still.
+        "motion": {name: None if np.isnan(value) else value for name, value in carried.items()},
         "flicker": measures.flicker(result, held_out, motion),
         "look": look(result),
         "source": {
@@ -85,7 +87,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, row in {"source": source, **results}.items():
         values = [*row["motion"].values(), *row["look"].values(), row["flicker"]]
         seconds = f"{row['seconds']:.0f}" if row.get("seconds") else ""
-        cells = [name, *(f"{value:.3f}" for value in values), seconds]
+        cells = [name, *("" if v is None else f"{v:.3f}" for v in values), seconds]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -57,6 +57,7 @@ def folder(tmp_path):
 def test_a_folder(folder):
     source = open_source(folder)
     assert isinstance(source, Source)
+    assert source.ids == ["a/B.WEBP", "a/c.jpg", "b.png"]
     assert [source[i]["id"] for i in range(len(source))] == ["a/B.WEBP", "a/c.jpg", "b.png"]
     assert source[0]["image"].shape == (8, 12, 3)
     assert source[0]["image"].dtype == np.uint8
@@ -83,6 +84,8 @@ def test_a_damaged_picture_is_named(folder):
 
 def test_folders_without_pictures(tmp_path):
     (tmp_path / "notes.txt").write_text("not a picture")
+    for name in ("film.mpg", "features.h5"):  # Pillow tells what these are, and reads none
+        (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match="no file in .* ends as a picture does"):
         open_source(tmp_path)
     with pytest.raises(ValueError, match="there is no folder"):

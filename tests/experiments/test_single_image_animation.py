@@ -139,6 +139,15 @@ def test_the_baseline_makes_each_frame_on_its_own(resumed, tmp_path, capsys):
     assert float(rows[-1].split("|")[-2]) > 0
 
 
+def test_a_source_that_stands_still_has_no_figure_for_its_motion(face):
+    features = generators.make_features(SMOKE, ("conv1_2",))
+    still = np.repeat(face[:1], 3, axis=0)
+    figures = results.judge(SMOKE, features, still, still, 1 - still[0])
+    assert figures["motion"] == {"whole": None}
+    json.dumps(figures, allow_nan=False)
+    assert results.table({"a": figures}).splitlines()[-1].startswith("| a |  | ")
+
+
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     figures = {"motion": {"whole": 0.5}, "flicker": 0.1, "look": {"contextual": 1.0, "gram": 0.2}}
     for name, flicker in (("a", 0.01), ("b", 0.02)):
