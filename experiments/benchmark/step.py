@@ -5,10 +5,11 @@ import functools
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,8 @@ import cxjax
 from cxjax import points
 from cxjax.features.vgg import check_known_layers
 from cxjax.training.checkpoint import Checkpoints
+from cxjax.training.state import Optimizer
+from cxjax.training.step import LossFn
 from experiments import generators
 from experiments.benchmark.timing import about, environment, median_seconds
 from experiments.cli import make_folder, to_json
@@ -55,28 +58,38 @@ class StepConfig:
             raise ValueError("all numbers must be at least 1, and --layers needs at least one")
 
 
+class Training(NamedTuple):
+    """What a step is made of."""
+
+    model: nn.Module
+    features: generators.Features
+    target: np.ndarray
+    loss_fn: LossFn
+    optimizer: Optimizer
+
+
+def make_training(layers: Sequence[str], **settings: Any) -> Training:
+    """The animation's generator and loss, to a random target alone; `settings` as in its Config."""
+    config = AnimationConfig(target_layers=tuple(layers), source_layers=(), **settings)
+    model = generators.make_model(config)
+    features = generators.make_features(config, layers)
+    target = np.asarray(jax.random.uniform(jax.random.key(0), (config.size, config.size, 3)))
+    loss_fn = make_loss(config, model, features, target)
+    return Training(model, features, target, loss_fn, generators.make_optimizer(config))
+
+
 class Step:
     """A train step on arrays that are at hand, as the loop runs it, and its parts."""
 
     def __init__(self, config: StepConfig):
-        settings = AnimationConfig(
-            size=config.size,
-            batch_size=config.batch_size,
-            small=config.small,
-            target_layers=config.layers,
-            source_layers=(),
-        )
-        self.model = generators.make_model(settings)
-        self.features = generators.make_features(settings, config.layers)
+        training = make_training(config.layers, size=config.size, small=config.small)
+        self.model, self.features, target, loss_fn, optimizer = training
         self.layers = config.layers
-        keys = jax.random.split(jax.random.key(0), 3)
-        shape = (config.size, config.size, 3)
-        self.images = jax.random.uniform(keys[0], (config.batch_size, *shape))
-        target = jax.random.uniform(keys[1], shape)
+        of_images, of_params = jax.random.split(jax.random.key(1))
+        shape = (config.batch_size, config.size, config.size, 3)
+        self.images = jax.random.uniform(of_images, shape)
         self.of_target = jax.jit(self.features)(target)
-        self.params = jax.jit(self.model.init)(keys[2], self.images[0])
-        optimizer = generators.make_optimizer(settings)
-        loss_fn = make_loss(settings, self.model, self.features, np.asarray(target))
+        self.params = jax.jit(self.model.init)(of_params, self.images[0])
         self._step = jax.jit(cxjax.make_train_step(loss_fn, optimizer), donate_argnums=0)
         self.state = cxjax.TrainState.create(
             params=jax.tree.map(jnp.copy, self.params), optimizer=optimizer

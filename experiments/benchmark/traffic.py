@@ -11,18 +11,15 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 import cxjax
 from cxjax.training import devices
 from cxjax.training.devices import AXIS, Parallelism
-from experiments import generators
+from experiments.benchmark.step import make_training
 from experiments.benchmark.timing import about, environment, temporary_bytes
 from experiments.cli import make_folder, to_json
-from experiments.single_image_animation.config import Config as AnimationConfig
-from experiments.single_image_animation.objective import make_loss
 
 # What each device sends, as a multiple of the array's bytes, in a ring of n (the bandwidth-optimal
 # algorithm). The array is the operation's result on one device.
@@ -96,24 +93,14 @@ def find_devices(config: TrafficConfig) -> list[Any]:
 
 def compile_step(config: TrafficConfig, used: list[Any], parallelism: Parallelism) -> Any:
     """The train step of the animation, with one target, compiled for some devices."""
-    settings = AnimationConfig(
-        size=config.size,
-        small=config.small,
-        remat=config.remat,
-        target_layers=config.target_layers,
-        source_layers=(),
+    model, _, target, loss_fn, optimizer = make_training(
+        config.target_layers, size=config.size, small=config.small, remat=config.remat
     )
-    model = generators.make_model(settings)
-    features = generators.make_features(settings, settings.layers)
-    shape = (config.size, config.size, 3)
-    target = np.asarray(jax.random.uniform(jax.random.key(0), shape))
-    loss_fn = make_loss(settings, model, features, target)
-    optimizer = generators.make_optimizer(settings)
     mesh = devices.make_mesh(used)
     step = devices.make_parallel_step(loss_fn, optimizer, mesh=mesh, parallelism=parallelism)
 
     def start(key):
-        params = model.init(key, jnp.zeros(shape))
+        params = model.init(key, target)
         return cxjax.TrainState.create(params=params, optimizer=optimizer), key
 
     whole, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
@@ -121,7 +108,7 @@ def compile_step(config: TrafficConfig, used: list[Any], parallelism: Parallelis
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
         jax.eval_shape(start, jax.random.key(0)),
     )
-    images = (config.batch_per_device * len(used), *shape)
+    images = (config.batch_per_device * len(used), *target.shape)
     batch = {"image": jax.ShapeDtypeStruct(images, jnp.float32, sharding=spread)}
     return jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
 
