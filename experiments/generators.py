@@ -239,6 +239,8 @@ def _alone(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"another process is training in {folder}; name another") from error
+        except OSError:  # a file system without locks, as some that hosts share
+            pass
         yield
 
 
