@@ -152,10 +152,11 @@ def make_folder(out: Path | None, default: Path) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=out is not None)
             return folder
-        except FileExistsError:  # of an earlier run, or of one that began just now
-            number += 1
-            folder = default.with_name(f"{default.name}-{number}")
         except OSError as error:
+            if out is None and isinstance(error, FileExistsError) and folder.exists():
+                number += 1  # of an earlier run, or of one that began just now
+                folder = default.with_name(f"{default.name}-{number}")
+                continue
             raise OSError(
                 f"cannot make the folder {folder} ({error}); name another by --out"
             ) from error

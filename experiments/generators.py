@@ -27,7 +27,7 @@ from cxjax.data import images, video
 from cxjax.data.tfds import ImageFolder
 from cxjax.features.vgg import Network, Pooling
 from cxjax.models import crn, resnet, unet
-from cxjax.training import devices, loop
+from cxjax.training import devices, loop, records
 from cxjax.training.checkpoint import Checkpoints, load_state
 from cxjax.training.devices import Parallelism
 from cxjax.training.step import LossFn
@@ -200,7 +200,7 @@ def begin(config: GeneratorConfig) -> Mesh:
         _check_resumed(config)
     elif jax.process_index() == 0:
         check_folder(config.out)
-    return devices.make_mesh(found[:number])
+    return devices.make_mesh(found[:number] if number < len(found) else None)
 
 
 def _check_resumed(config: GeneratorConfig) -> None:
@@ -213,6 +213,11 @@ def _check_resumed(config: GeneratorConfig) -> None:
             f"the run in {config.out} was begun with {listed}; leave these as they are"
         )
     with _alone(config.out):
+        taken = max(records.steps_in(config.out / CHECKPOINTS), default=0)
+        if config.steps < taken:
+            raise ValueError(
+                f"the run has taken {taken} steps already; --steps {config.steps} is fewer"
+            )
         Checkpoints(config.out / CHECKPOINTS, config=given, ignore=RESUMABLE).close()
 
 
@@ -337,7 +342,8 @@ class ApplyConfig:
     step: int | None = None
     """Checkpoint to use; without it the newest."""
     frames_per_second: float | None = None
-    """Of the video that is written; without it that of the one that is read, or 25."""
+    """Of the video that is written; without it that of the one that is read, or 25 of a still
+    picture. A GIF keeps hundredths of a second."""
 
 
 def load_generator(
@@ -362,8 +368,7 @@ def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
     config.output.parent.mkdir(parents=True, exist_ok=True)
     if config.output.suffix.lower() in MOVING and not config.input.is_dir():
         rate = config.frames_per_second or video.frame_rate(config.input) or 25.0
-        frames = (frame.astype(np.float32) / 255 for frame in video.iterate_video(config.input))
-        made = np.stack([generator(frame) for frame in frames])
+        made = np.stack([generator(frame) for frame in video.read_video(config.input)])
         video.write_video(config.output, made, frames_per_second=rate)
     elif written is None:
         images.write_image(config.output, generator(images.read_image(config.input)))

@@ -32,8 +32,10 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     Returns:
       The mesh, for `replicate`, `split` and `make_parallel_step`.
     """
-    devices = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    if devices is None:
+        return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+    # Not by make_mesh, which on TPU takes only devices that fill a box.
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -36,7 +36,9 @@ _WIDTHS |= {"s64": 8, "u64": 8, "f64": 8}
 _OPERATION = re.compile(rf"= (.+?) ({'|'.join(_SENT)})(-start)?\(")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*\{$")
-_CALLED = re.compile(r"(?:body|condition|calls|to_apply|branch_computations)=\{?([^,}\s]+)")
+_CALLED = re.compile(
+    r"(?:body|condition|calls|to_apply|(?:branch|true|false)_computations?)=(\{[^}]*\}|[^,\s]+)"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,8 +140,11 @@ def collectives(program: str, number: int) -> list[dict[str, Any]]:
         if name in inside:
             raise ValueError(f"{kind} stands in the loop {name}: it cannot be counted")
         sizes = [_bytes(*array) for array in _ARRAY.findall(shapes)]
-        # What an asynchronous gather or permutation returns has its operands in front.
-        if started and kind != "all-reduce":
+        # An asynchronous permutation returns operand, result, two numbers; others return operands,
+        # results; a reduction its results alone.
+        if started and kind == "collective-permute":
+            sizes = sizes[1:2]
+        elif started and kind != "all-reduce":
             sizes = sizes[len(sizes) // 2 :]
         row = rows.setdefault(kind, {"kind": kind, "count": 0, "bytes": 0, "sent": 0.0})
         row["count"] += 1
@@ -158,7 +163,7 @@ def _in_loops(program: str) -> set[str]:
     for line in program.splitlines():
         if opened := _COMPUTATION.match(line):
             name = opened[1]
-        names = {found.lstrip("%") for found in _CALLED.findall(line)}
+        names = set(re.findall(r"[\w.-]+", " ".join(_CALLED.findall(line))))
         called[name] |= names
         if " while(" in line:
             bodies |= names

@@ -66,6 +66,7 @@ def judge(
     boxes = {name: box for name, box in boxes.items() if box}
     carried = measures.motion_carried(motion, measures.flow(result), boxes)
     return {
+        "boxes": {name: list(box) for name, box in boxes.items()},
         # JSON has no NaN: null is the motion of a source that stands still.
         "motion": {name: None if np.isnan(value) else value for name, value in carried.items()},
         "flicker": measures.flicker(result, held_out, motion),
@@ -110,19 +111,19 @@ def compare(config: CompareConfig) -> None:
     for folder in config.runs:
         if not (folder / FILE).is_file():
             raise ValueError(f"{folder} has no {FILE}: it is no run, or one that has not ended")
-        results[folder.name] = json.loads((folder / FILE).read_text())
+        results[str(folder)] = json.loads((folder / FILE).read_text())
     if not results:
         raise ValueError("name the folder of at least one run")
     sources = {name: _source_figures(figures) for name, figures in results.items()}
     first = next(iter(sources))
     for name, figures in sources.items():
-        if len(figures) != len(sources[first]) or not np.allclose(
-            figures, sources[first], rtol=1e-3, equal_nan=True
-        ):
+        if not np.allclose(figures, sources[first], rtol=1e-3):
             raise ValueError(
                 f"{name} and {first} are not of the same clip, target and layers: the source "
                 "itself has other figures"
             )
+        if results[name].get("boxes") != results[first].get("boxes"):
+            raise ValueError(f"{name} and {first} measured motion in other boxes")
     print(table(results))
 
 

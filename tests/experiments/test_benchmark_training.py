@@ -111,10 +111,32 @@ def test_a_step_sends_its_gradients_once(timed, parallelism):
     assert f"| 2 | {parallelism} | 1 all-reduce | {found['bytes'] / 1e6:.3f} |" in text
 
 
+def test_asynchronous_operations_and_branches_are_read():
+    program = """
+%inner (p: f32[4]) -> f32[4] {
+  %p = f32[4] parameter(0)
+  ROOT %r = f32[4] all-reduce(%p), to_apply=%add
+}
+ENTRY %main (x: f32[1000]) -> f32[1000] {
+  %a = (f32[1000], f32[1000], u32[], u32[]) collective-permute-start(%x)
+  %g = (f32[1000]{0}, f32[4000]{0}) all-gather-start(%x), dimensions={0}
+  %w = f32[4] while(%x), condition=%test, body=%body
+}
+"""
+    reduced, permuted, gathered = traffic.collectives(program, 4)
+    assert (permuted["bytes"], permuted["sent"]) == (4000, 4000)
+    assert (gathered["bytes"], gathered["sent"]) == (16000, 12000)
+    assert reduced["count"] == 1
+    branches = "%body (x: f32[4]) -> f32[4] {\n  %c = f32[4] conditional(%i, %x), "
+    branches += "branch_computations={%other, %inner}\n}\n"
+    with pytest.raises(ValueError, match="all-reduce stands in the loop inner"):
+        traffic.collectives(branches + program, 4)
+
+
 def test_devices_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="--devices 99 are more than the 8"):
         traffic.find_devices(traffic.TrafficConfig(devices=(1, 99)))
-    with pytest.raises(ValueError, match=r"cannot compile for --topology v5e:2x4: .*libtpu"):
-        traffic.find_devices(traffic.TrafficConfig(topology="v5e:2x4"))
+    with pytest.raises(ValueError, match=r"cannot compile for --topology nope:1x1: .*libtpu"):
+        traffic.find_devices(traffic.TrafficConfig(topology="nope:1x1"))
     with pytest.raises(ValueError, match="must be at least 1"):
         traffic.TrafficConfig(devices=(0,))

@@ -78,3 +78,9 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatc
     monkeypatch.undo()
     cli.check_folder(tmp_path / "a/b")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_link_to_nowhere_is_an_error_and_not_a_search_for_ever(tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="cannot make the folder .*another by --out"):
+        cli.make_folder(None, tmp_path / "out/run")

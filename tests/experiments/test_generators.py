@@ -35,6 +35,14 @@ def test_what_a_resumed_run_changes_is_what_the_next_one_finds(folder):
     assert (again.steps, again.save_every, again.size) == (9, 7, SMOKE.size)
 
 
+def test_fewer_steps_than_were_taken_are_refused_and_change_nothing(folder):
+    (folder / "checkpoints/9").mkdir(parents=True)
+    before = (folder / "config.json").read_text()
+    with pytest.raises(ValueError, match="has taken 9 steps already; --steps 8 is fewer"):
+        generators.begin(parse("--resume", "--out", str(folder), "--steps", "8"))
+    assert (folder / "config.json").read_text() == before
+
+
 def test_no_process_takes_on_the_number_of_another(folder):
     config = dataclasses.replace(SMOKE, out=folder, resume=True, distributed=True, process_index=0)
     generators.open_folder(config, folder)

@@ -135,7 +135,11 @@ def test_the_baseline_makes_each_frame_on_its_own(resumed, tmp_path, capsys):
     capsys.readouterr()
     results.compare(results.CompareConfig(runs=(out, tmp_path / "frames")))
     rows = capsys.readouterr().out.splitlines()
-    assert [row.split("|")[1].strip() for row in rows[2:]] == ["source", out.name, "frames"]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [
+        "source",
+        str(out),
+        str(tmp_path / "frames"),
+    ]
     assert float(rows[-1].split("|")[-2]) > 0
 
 
@@ -158,8 +162,15 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     compare = lambda *names: results.compare(
         results.CompareConfig(runs=tuple(tmp_path / name for name in names))
     )
-    compare("a", "a")
-    with pytest.raises(ValueError, match="b and a are not of the same clip"):
+    compare("a")
+    head = json.loads((tmp_path / "a/results.json").read_text())
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head/results.json").write_text(
+        json.dumps({**head, "boxes": {"head": [0, 0, 1, 1]}})
+    )
+    with pytest.raises(ValueError, match="measured motion in other boxes"):
+        compare("a", "head")
+    with pytest.raises(ValueError, match="b and .*a are not of the same clip"):
         compare("a", "b")
     with pytest.raises(ValueError, match=r"c has no results.json"):
         compare("a", "c")
