@@ -2,19 +2,17 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax.sharding import Mesh
 
 try:
@@ -23,12 +21,11 @@ except ImportError:  # Windows
     fcntl = None
 
 import cxjax
-from cxjax.data import images, video
-from cxjax.data.tfds import ImageFolder
+from cxjax.data import images
 from cxjax.features.vgg import Network, Pooling
 from cxjax.models import crn, resnet, unet
 from cxjax.training import devices, loop, records
-from cxjax.training.checkpoint import Checkpoints, load_state
+from cxjax.training.checkpoint import Checkpoints
 from cxjax.training.devices import Parallelism
 from cxjax.training.step import LossFn
 from experiments.cli import Resumable, check_folder, flag, make_folder, read_config, to_json
@@ -39,8 +36,6 @@ Features = Callable[[jax.Array | np.ndarray], dict[str, jax.Array]]
 
 MODELS = {"crn": crn, "unet": unet, "resnet": resnet}
 CLASSES = {"crn": crn.CRN, "unet": unet.UNet, "resnet": resnet.ResNet}
-MOVING = (".mp4", ".webp", ".gif")
-STILL = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 CHECKPOINTS = "checkpoints"  # folder in that of a run
 
 PROCESSES = ("distributed", "coordinator", "process_count", "process_index")  # of one launch
@@ -327,75 +322,3 @@ def sample_grid(
         return {"samples": grid}
 
     return loop.Hook(every, call)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ApplyConfig:
-    """Applies a run's trained generator to a picture, a folder of pictures, or a video."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run."""
-    input: Annotated[Path, tyro.conf.Positional]
-    """Picture, folder of pictures, or video."""
-    output: Annotated[Path, tyro.conf.Positional]
-    """Where to write: a picture; a video, .mp4, .webp or .gif; or, for a folder, a folder."""
-    step: int | None = None
-    """Checkpoint to use; without it the newest."""
-    frames_per_second: float | None = None
-    """Of the video that is written; without it that of the one that is read, or 25 of a still
-    picture. A GIF keeps hundredths of a second."""
-
-
-def load_generator(
-    folder: Path, config_class: type[GeneratorConfig], *, step: int | None = None
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The trained generator of a run: `(image (h, w, 3)) -> image`, RGB in [0, 1].
-
-    Raises:
-      FileNotFoundError: If the run has no checkpoint, or not that of `step`.
-      ValueError: If there is no run in the folder, or none of its checkpoints is sound.
-    """
-    model = make_model(read_config(config_class, folder))
-    params = load_state(folder / CHECKPOINTS, step=step).state
-    make = jax.jit(functools.partial(model.apply, params))
-    return lambda picture: np.clip(np.asarray(make(picture)), 0, 1)
-
-
-def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
-    """Applies a trained generator to a picture, a folder of pictures, or a video."""
-    written = _outputs(config)
-    generator = load_generator(config.run, config_class, step=config.step)
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    if config.output.suffix.lower() in MOVING and not config.input.is_dir():
-        rate = config.frames_per_second or video.frame_rate(config.input) or 25.0
-        made = np.stack([generator(frame) for frame in video.read_video(config.input)])
-        video.write_video(config.output, made, frames_per_second=rate)
-    elif written is None:
-        images.write_image(config.output, generator(images.read_image(config.input)))
-    else:
-        pictures = ImageFolder(config.input)
-        for number, path in enumerate(written):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture = pictures[number]["image"].astype(np.float32) / 255
-            images.write_image(path, generator(picture))
-
-
-def _outputs(config: ApplyConfig) -> list[Path] | None:
-    """The files to write for a folder of pictures; refuses, before any work, what cannot be."""
-    output = config.output
-    if output.exists():
-        raise ValueError(f"{output} exists; name another output")
-    if not config.input.exists():
-        raise ValueError(f"there is no file or folder {config.input}")
-    if not config.input.is_dir():
-        if output.suffix.lower() not in (*MOVING, *STILL):
-            raise ValueError(
-                f"cannot write {output}: a picture ends in {', '.join(STILL)}, a video in "
-                f"{', '.join(MOVING)}"
-            )
-        return None
-    ids = ImageFolder(config.input).ids
-    paths = [(output / name).with_suffix(".png") for name in ids]
-    if len(set(paths)) < len(paths):  # a.png and a.jpg: the whole names tell them apart
-        paths = [output / f"{name}.png" for name in ids]
-    return paths

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import cxjax
 from cxjax.training import devices
 from cxjax.training.devices import AXIS, Parallelism
-from experiments.benchmark.step import make_training
+from experiments.benchmark.step import Training, make_training
 from experiments.benchmark.timing import about, environment, temporary_bytes
 from experiments.cli import make_folder, to_json
 
@@ -93,11 +93,11 @@ def find_devices(config: TrafficConfig) -> list[Any]:
     return list(found)
 
 
-def compile_step(config: TrafficConfig, used: list[Any], parallelism: Parallelism) -> Any:
+def compile_step(
+    training: Training, batch_per_device: int, used: list[Any], parallelism: Parallelism
+) -> Any:
     """The train step of the animation, with one target, compiled for some devices."""
-    model, _, target, loss_fn, optimizer = make_training(
-        config.target_layers, size=config.size, small=config.small, remat=config.remat
-    )
+    model, _, target, loss_fn, optimizer = training
     mesh = devices.make_mesh(used)
     step = devices.make_parallel_step(loss_fn, optimizer, mesh=mesh, parallelism=parallelism)
 
@@ -110,7 +110,7 @@ def compile_step(config: TrafficConfig, used: list[Any], parallelism: Parallelis
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
         jax.eval_shape(start, jax.random.key(0)),
     )
-    images = (config.batch_per_device * len(used), *target.shape)
+    images = (batch_per_device * len(used), *target.shape)
     batch = {"image": jax.ShapeDtypeStruct(images, jnp.float32, sharding=spread)}
     return jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
 
@@ -175,9 +175,11 @@ def _in_loops(program: str) -> set[str]:
     return seen
 
 
-def measure(config: TrafficConfig, used: list[Any], parallelism: Parallelism) -> dict[str, Any]:
+def measure(
+    training: Training, batch_per_device: int, used: list[Any], parallelism: Parallelism
+) -> dict[str, Any]:
     """The figures of one number of devices."""
-    compiled = compile_step(config, used, parallelism)
+    compiled = compile_step(training, batch_per_device, used, parallelism)
     found = collectives(compiled.as_text(), len(used))
     return {
         "devices": len(used),
@@ -215,11 +217,15 @@ def run(config: TrafficConfig) -> list[dict[str, Any]]:
     """Compiles for every number of devices; after each, what there is stands on disk."""
     found = find_devices(config)
     out = make_folder(config.out, Path("out/benchmark-traffic"))
+    training = make_training(
+        config.target_layers, size=config.size, small=config.small, remat=config.remat
+    )
     rows: list[dict[str, Any]] = []
     for parallelism in config.parallelism:
         for number in config.devices:
             print(f"{parallelism}, {number} devices ...", flush=True)
-            rows.append(measure(config, found[:number], parallelism))
+            used = found[:number]
+            rows.append(measure(training, config.batch_per_device, used, parallelism))
             kept = {"config": to_json(config), "environment": environment(), "rows": rows}
             (out / "traffic.json").write_text(json.dumps(kept, indent=1))
             (out / "traffic.md").write_text(table(config, rows, found[0].device_kind))

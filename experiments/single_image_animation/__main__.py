@@ -4,7 +4,7 @@ import functools
 import sys
 
 from experiments import cli
-from experiments.generators import ApplyConfig, apply
+from experiments.apply import ApplyConfig, apply
 from experiments.single_image_animation import frame_by_frame, results, train
 from experiments.single_image_animation.config import VARIANTS, Config
 

@@ -191,6 +191,9 @@ def make_step(
     return step
 
 
+_features_of = jax.jit(features_of, static_argnums=(0, 1))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _step(config: Config, model: VGG, steps: int, state: State, *references: Any) -> Any:
     """`make_step`, compiled once for all pictures of a size."""
@@ -229,8 +232,8 @@ def optimize(
             best = jnp.array(image)  # a copy: with one level the image itself is the pyramid
             opt_state = make_optimizer(config, stage.steps).init(pieces)
             state = State(pieces, opt_state, jnp.asarray(jnp.inf), best)
-            features = jax.jit(functools.partial(features_of, config, model))
-            references = (params, features(params, stage.target), features(params, stage.content))
+            pictures = (stage.target, stage.content)
+            references = (params, *(_features_of(config, model, params, p) for p in pictures))
             bar.set_description(f"{image.shape[1]} x {image.shape[0]} px, compiling")
             lowered = _step.lower(config, model, stage.steps, state, *references)
             compiled = lowered.compile()

@@ -104,7 +104,8 @@ def test_what_stands_in_a_loop_is_not_counted_as_once(mesh):
 @pytest.mark.parametrize("parallelism", ["jit", "shard_map"])
 def test_a_step_sends_its_gradients_once(timed, parallelism):
     config = traffic.TrafficConfig(size=16, target_layers=("conv1_2", "conv2_1"), devices=(2,))
-    found = traffic.measure(config, jax.devices()[:2], parallelism)
+    training = step.make_training(config.target_layers, size=config.size)
+    found = traffic.measure(training, config.batch_per_device, jax.devices()[:2], parallelism)
     gradients = sum(4 * leaf.size for leaf in jax.tree.leaves(timed.params))
     assert gradients < found["bytes"] < 1.01 * gradients  # and the metrics
     text = traffic.table(config, [found], "cpu")
@@ -134,6 +135,7 @@ ENTRY %main (x: f32[1000]) -> f32[1000] {
 
 
 def test_devices_that_are_not_there_are_refused():
+    jax.devices()  # once JAX has begun, it has as many as it has
     with pytest.raises(ValueError, match="--devices 99 are more than the 8"):
         traffic.find_devices(traffic.TrafficConfig(devices=(1, 99)))
     with pytest.raises(ValueError, match=r"cannot compile for --topology nope:1x1: .*libtpu"):

@@ -4,13 +4,10 @@ import dataclasses
 import json
 
 import jax
-import numpy as np
 import pytest
-from PIL import Image
 
-from cxjax.data import images, video
 from experiments import cli, generators
-from experiments.single_image_animation.config import VARIANTS, Config
+from experiments.single_image_animation.config import VARIANTS
 
 SMOKE = VARIANTS["smoke"]
 
@@ -86,55 +83,3 @@ def test_a_folder_that_holds_something_is_refused_before_anything_is_read(tmp_pa
     (tmp_path / "a").touch()
     with pytest.raises(ValueError, match="is not an empty folder"):
         generators.begin(dataclasses.replace(SMOKE, out=tmp_path))
-
-
-# --- What was trained, on other images ---
-
-
-@pytest.fixture
-def apply(monkeypatch, tmp_path):
-    """Applies a generator that makes negatives."""
-    monkeypatch.setattr(generators, "load_generator", lambda *_, **__: lambda picture: 1 - picture)
-
-    def call(given, output, **options):
-        config = generators.ApplyConfig(
-            run=tmp_path, input=tmp_path / given, output=tmp_path / output, **options
-        )
-        generators.apply(config, Config)
-        return tmp_path / output
-
-    return call
-
-
-def test_pictures_of_one_name_do_not_take_each_others_place(apply, tmp_path):
-    pixels = np.full((4, 5, 3), 51, np.uint8)
-    (tmp_path / "in/deep").mkdir(parents=True)
-    for name in ("a.png", "a.bmp", "deep/b.png"):
-        Image.fromarray(pixels).save(tmp_path / "in" / name)
-    made = apply("in", "new/made")
-    found = sorted(path.relative_to(made).as_posix() for path in made.rglob("*.png"))
-    assert found == ["a.bmp.png", "a.png.png", "deep/b.png.png"]
-    np.testing.assert_allclose(images.read_image(made / found[0]), 0.8, atol=0.003)
-
-
-def test_a_video_keeps_its_rate(apply, tmp_path):
-    frames = np.linspace(0, 1, 5 * 8 * 8 * 3, dtype=np.float32).reshape(5, 8, 8, 3)
-    video.write_video(tmp_path / "clip.webp", frames, frames_per_second=12.5, quality=100)
-    assert video.frame_rate(apply("clip.webp", "made.webp")) == 12.5
-    made = apply("clip.webp", "quick.webp", frames_per_second=50.0)
-    assert video.frame_rate(made) == 50
-    np.testing.assert_allclose(video.read_video(made), 1 - frames, atol=0.05)
-
-
-def test_an_output_that_cannot_be_written_is_refused_before_any_work(apply, tmp_path, monkeypatch):
-    def load(*_, **__):
-        raise AssertionError("the generator was loaded")
-
-    monkeypatch.setattr(generators, "load_generator", load)
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"cannot write .*made\.avi: .* a video in \.mp4, \.webp"):
-        apply("a.png", "made.avi")
-    with pytest.raises(ValueError, match=r"a\.png exists; name another output"):
-        apply("a.png", "a.png")
-    with pytest.raises(ValueError, match="there is no file or folder"):
-        apply("b.png", "c.png")

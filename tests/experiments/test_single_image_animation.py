@@ -19,6 +19,7 @@ from PIL import Image
 from skimage.filters import gaussian
 
 from cxjax.data import images, video
+from experiments import apply as application
 from experiments import cli, generators
 from experiments.single_image_animation import clips, frame_by_frame, measures, results, train
 from experiments.single_image_animation.config import VARIANTS, Config
@@ -97,8 +98,8 @@ def test_the_trained_generator_is_applied(resumed, tmp_path):
     for number, frame in enumerate(held_out[:2]):
         pixels = (frame * 255).round().astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"in/{number}.png")
-    apply = lambda given, to: generators.apply(
-        generators.ApplyConfig(run=out, input=given, output=to), Config
+    apply = lambda given, to: application.apply(
+        application.ApplyConfig(run=out, input=given, output=to), Config
     )
     apply(tmp_path / "in", tmp_path / "made")
     made = np.asarray(Image.open(tmp_path / "made/0.png"), np.float32) / 255
@@ -112,8 +113,8 @@ def test_the_trained_generator_is_applied(resumed, tmp_path):
     with pytest.raises(ValueError, match="made exists; name another output"):
         apply(tmp_path / "in", tmp_path / "made")
     with pytest.raises(ValueError, match="is not the folder of a run"):
-        generators.apply(
-            generators.ApplyConfig(run=tmp_path, input=out, output=tmp_path / "b"), Config
+        application.apply(
+            application.ApplyConfig(run=tmp_path, input=out, output=tmp_path / "b"), Config
         )
 
 
