@@ -15,11 +15,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 import cxjax
 from cxjax.data import images
 from cxjax.features.vgg import Network, Pooling
@@ -29,6 +24,7 @@ from cxjax.training.checkpoint import Checkpoints
 from cxjax.training.devices import Parallelism
 from cxjax.training.step import LossFn
 from experiments.cli import Resumable, check_folder, flag, make_folder, read_config, to_json
+from experiments.locks import alone
 
 Model = Literal["crn", "unet", "resnet"]
 Precision = Literal["float32", "bfloat16"]
@@ -231,16 +227,12 @@ def open_folder(config: GeneratorConfig, default: Path) -> Path:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Refuses a folder in which another process trains; where the system has such locks."""
-    if fcntl is None or jax.process_index():
+    if jax.process_index():
         yield
         return
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another process is training in {folder}; name another") from error
-        except OSError:  # a file system without locks, as some that hosts share
-            pass
+    with alone(folder / ".lock") as free:
+        if not free:
+            raise ValueError(f"another process is training in {folder}; name another")
         yield
 
 

@@ -1,0 +1,108 @@
+"""Tables made of many runs: each leaves a small file, and is not run again where that is.
+
+So a table can be stopped at any time and gone on with, by several processes too.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import flag, to_json
+from experiments.locks import alone
+
+Figures = Mapping[str, Any]
+
+
+def collect(
+    runs: Mapping[str, Any],
+    measure: Callable[[str, Any], Figures],
+    folder: Path,
+    *,
+    ignore: Sequence[str] = (),
+) -> dict[str, Figures]:
+    """The figures of all runs: those that have no file in the folder yet are made, in order.
+
+    Args:
+      runs: Configurations, dataclasses, by name; a name becomes that of a file.
+      measure: `(name, configuration) -> figures`, which JSON can hold.
+      folder: Where a `NAME.json` of each run is, or will be, with its configuration and figures.
+      ignore: Fields of the configuration that may differ between a file and what is asked for.
+
+    Returns:
+      The figures by name. Runs that another process works at now are left out.
+
+    Raises:
+      ValueError: Before anything is run, if a file is damaged or of another configuration.
+    """
+    for name, config in runs.items():
+        _read(folder / f"{name}.json", config, ignore)
+    found = {}
+    for number, (name, config) in enumerate(runs.items(), start=1):
+        path = folder / f"{name}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with alone(path.with_suffix(".lock")) as free:
+                if not free:
+                    print(f"{name}: another process is at it")
+                    continue
+                if not path.exists():
+                    print(f"{name}: run {number} of {len(runs)}")
+                    _write(path, config, measure(name, config))
+        found[name] = _read(path, config, ignore)
+    return found
+
+
+def _write(path: Path, config: Any, figures: Figures) -> None:
+    unfinished = path.with_suffix(".tmp")
+    content = {"config": to_json(config), "figures": dict(figures)}
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    unfinished.replace(path)
+
+
+def _read(path: Path, config: Any, ignore: Sequence[str]) -> Figures:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        saved, figures = content["config"], content["figures"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); delete it to run it again") from error
+    wanted = json.loads(json.dumps(to_json(config)))
+    names = [name for name in {**saved, **wanted} if name not in ignore]
+    differing = [name for name in names if saved.get(name) != wanted.get(name)]
+    if differing:
+        listed = ", ".join(
+            f"{flag(name)} {saved.get(name)}, not {wanted.get(name)}" for name in differing
+        )
+        raise ValueError(f"{path} is of a run with {listed}; name another folder, or delete it")
+    return figures
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and standard deviation (of a sample) of the figures of several seeds; a single figure
+    has no spread, and none at all is empty.
+    """
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableConfig:
+    """Makes the table: runs what has no result yet. It can be stopped at any time, and goes on."""
+
+    results: Path
+    """Folder of the runs' small files. That which is committed beside the experiment holds the
+    figures of its README; a new one has all run again."""
+    runs: Path
+    """Folder of the runs themselves, for those that are not finished."""
