@@ -174,7 +174,7 @@ def _chunks(*arrays: np.ndarray):
 @jax.jit
 def _ssim_maps(made: jax.Array, truth: jax.Array) -> jax.Array:
     with jax.numpy_rank_promotion("allow"):
-        return dm_pix.ssim(made, truth, return_map=True)
+        return jnp.asarray(dm_pix.ssim(made, truth, return_map=True))
 
 
 @functools.cache
