@@ -1,1 +1,1 @@
-"""Generators: images in, images out."""
+"""Generators, images in and images out, and the discriminator that judges them."""
