@@ -28,7 +28,7 @@ def _variables(model, channels):
 def test_matches_numpy(layers, channels):
     model = patchgan.PatchGAN(width=2, layers=layers)
     variables = _variables(model, channels)
-    images = np.random.default_rng(1).uniform(size=(2, 15, 18, channels))
+    images = np.random.default_rng(1).uniform(size=(2, 21, 26, channels))
     with jax.enable_x64(True):
         scores = jax.jit(model.apply)(jax.tree.map(np.float64, variables), images)
     params = variables["params"]
