@@ -14,7 +14,7 @@ from cxjax.data import images, video
 from cxjax.data.sources import ImageFolder
 from cxjax.training.checkpoint import load_state
 from experiments.cli import read_config
-from experiments.generators import CHECKPOINTS, GeneratorConfig, make_model
+from experiments.generators import CHECKPOINTS, GeneratorConfig, generator_of, make_model
 
 MOVING = (".mp4", ".webp", ".gif")
 STILL = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -47,7 +47,7 @@ def load_generator(
       ValueError: If there is no run in the folder, or none of its checkpoints is sound.
     """
     model = make_model(read_config(config_class, folder))
-    params = load_state(folder / CHECKPOINTS, step=step).state
+    params = generator_of(load_state(folder / CHECKPOINTS, step=step).state)
     make = jax.jit(functools.partial(model.apply, params))
     return lambda picture: np.clip(np.asarray(make(picture)), 0, 1)
 

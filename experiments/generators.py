@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -33,6 +33,7 @@ Features = Callable[[jax.Array | np.ndarray], dict[str, jax.Array]]
 MODELS = {"crn": crn, "unet": unet, "resnet": resnet}
 CLASSES = {"crn": crn.CRN, "unet": unet.UNet, "resnet": resnet.ResNet}
 CHECKPOINTS = "checkpoints"  # folder in that of a run
+GENERATOR = "generator"  # among the parameters, where other networks are trained too
 
 PROCESSES = ("distributed", "coordinator", "process_count", "process_index")  # of one launch
 # What may differ between a run and the one that resumes it.
@@ -62,6 +63,8 @@ class GeneratorConfig:
     """Steps of gradient descent in all; --resume may change it, and with it the cosine's length."""
     learning_rate: float = 5e-4
     """Adam's; it falls to a tenth by a cosine unless --schedule constant."""
+    beta1: float = 0.9
+    """Adam's decay of the mean gradient; adversarial training commonly takes 0.5."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Course of the learning rate over the steps."""
     clip_norm: float = 0.0
@@ -110,6 +113,8 @@ class GeneratorConfig:
                 raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
         if not math.isfinite(self.learning_rate) or self.learning_rate <= 0:
             raise ValueError(f"--learning-rate must be positive; got {self.learning_rate}")
+        if not 0 <= self.beta1 < 1:
+            raise ValueError(f"--beta1 must lie in [0, 1); got {self.beta1}")
         if not self.clip_norm >= 0:
             raise ValueError(f"--clip-norm must be at least 0; got {self.clip_norm}")
         if self.profile < 0:
@@ -155,7 +160,7 @@ def make_optimizer(config: GeneratorConfig) -> optax.GradientTransformation | op
     updates = max(1, config.steps // config.accumulate)
     if config.schedule == "cosine":
         rate = optax.cosine_decay_schedule(config.learning_rate, updates, 0.1)
-    optimizer = optax.adam(rate)
+    optimizer = optax.adam(rate, b1=config.beta1)
     if config.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optax.MultiSteps(optimizer, config.accumulate) if config.accumulate > 1 else optimizer
@@ -245,8 +250,20 @@ def train(
     loss_fn: LossFn,
     batches: loop.Batches,
     hooks: Sequence[loop.Hook] = (),
+    others: Mapping[str, tuple[nn.Module, int]] | None = None,
 ) -> Any:
     """Trains a generator from the start, or from the folder's newest checkpoint.
+
+    Args:
+      config: Settings.
+      folder: The run's folder.
+      mesh: The devices, of `begin`.
+      model: Generator.
+      loss_fn: `(params, batch, key) -> (loss, metrics)`.
+      batches: Data.
+      hooks: What else to call.
+      others: Networks that are trained at its side, such as a discriminator, each with the number
+        of channels it sees. Parameters are then a dict: `"generator"` and these names.
 
     Returns:
       The parameters, or their moving average if one is kept.
@@ -264,8 +281,7 @@ def train(
             parallelism=config.parallelism,
             ema_decay=config.ema_decay,
         )
-        image = jnp.zeros((config.size, config.size, 3))
-        params = jax.jit(model.init)(jax.random.fold_in(key, 0), image)
+        params = _initial(config, model, others or {}, jax.random.fold_in(key, 0))
         state = cxjax.TrainState.create(
             params=params, optimizer=optimizer, ema=config.ema_decay is not None
         )
@@ -292,21 +308,54 @@ def train(
     return jax.device_get(_used(state))
 
 
+def _initial(
+    config: GeneratorConfig,
+    model: nn.Module,
+    others: Mapping[str, tuple[nn.Module, int]],
+    key: jax.Array,
+) -> Any:
+    def init(network: nn.Module, channels: int, key: jax.Array) -> Any:
+        return jax.jit(network.init)(key, jnp.zeros((config.size, config.size, channels)))
+
+    params = init(model, 3, key)
+    if not others:
+        return params
+    keys = (jax.random.fold_in(key, number) for number in range(len(others)))
+    rest = {
+        name: init(*given, key) for key, (name, given) in zip(keys, others.items(), strict=True)
+    }
+    return {GENERATOR: params, **rest}
+
+
+def generator_of(params: Any) -> Any:
+    """The generator's variables among trained parameters."""
+    return params.get(GENERATOR, params)
+
+
 def _used(state: cxjax.TrainState) -> Any:
     """What of a state is used: the moving average if one is kept, else the parameters."""
     return state.params if state.ema is None else state.ema
 
 
 def sample_grid(
-    model: nn.Module, pictures: np.ndarray, folder: Path, *, every: int, target: np.ndarray
+    model: nn.Module,
+    pictures: np.ndarray,
+    folder: Path,
+    *,
+    every: int,
+    target: np.ndarray | None = None,
 ) -> loop.Hook:
-    """A hook that shows fixed inputs above what is made of them, with the target beside."""
+    """A hook that shows fixed inputs above what is made of them, with a target beside."""
+    beside = [] if target is None else [target]
 
     make = jax.jit(model.apply)
 
     def call(state):
-        made = np.clip(np.asarray(make(jax.device_get(_used(state)), pictures)), 0, 1)
-        rows = [images.strip(row) for row in ([*pictures, target], [*made, np.ones_like(target)])]
+        params = generator_of(jax.device_get(_used(state)))
+        made = np.clip(np.asarray(make(params, pictures)), 0, 1)
+        rows = [
+            images.strip(row) for row in ([*pictures, *beside], [*made, *map(np.ones_like, beside)])
+        ]
         grid = np.concatenate(rows)
         if jax.process_index() == 0:
             (folder / "samples").mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """What the experiments' baselines share beside the losses of cxjax."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,3 +21,34 @@ def relative(
       `loss(x, y) / loss(0, y)`.
     """
     return loss(x, y) / loss(jnp.zeros_like(y), y)
+
+
+def adversarial(
+    judge: Callable[..., Any], params: Any, *, real: jax.Array, fake: jax.Array
+) -> dict[str, jax.Array]:
+    """The least-squares losses of a generator and of the discriminator that judges it.
+
+    Their sum has the gradient of each with respect to its own parameters only, so that one step of
+    gradient descent trains both at once.
+
+    Args:
+      judge: `(params, images) -> scores`.
+      params: The discriminator's.
+      real: True images, `(b, h, w, c)`.
+      fake: Images that were made, of the same shape.
+
+    Returns:
+      `"adversarial"`, mean of (D(fake) - 1)^2, and `"discriminator"`, half the sum of the means of
+      (D(real) - 1)^2 and D(fake)^2.
+
+    References:
+      Mao et al., Least Squares Generative Adversarial Networks, 2017; halved as in CycleGAN.
+      Differs from CycleGAN: both are trained in one step, on the same generated images, and there
+      is no pool of older ones.
+    """
+    frozen, given = jax.lax.stop_gradient((params, fake))
+    mistakes = jnp.square(judge(params, real) - 1).mean() + jnp.square(judge(params, given)).mean()
+    return {
+        "adversarial": jnp.square(judge(frozen, fake) - 1).mean(),
+        "discriminator": mistakes / 2,
+    }

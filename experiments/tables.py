@@ -3,14 +3,13 @@
 So a table can be stopped at any time and gone on with, by several processes too.
 """
 
-import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import flag, to_json
+from experiments.cli import flag, from_json, to_json
 from experiments.locks import alone
 
 Figures = Mapping[str, Any]
@@ -67,16 +66,12 @@ def _read(path: Path, config: Any, ignore: Sequence[str]) -> Figures:
         return {}
     try:
         content = json.loads(path.read_text())
-        saved, figures = content["config"], content["figures"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        saved, figures = dict(content["config"]), content["figures"]
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); delete it to run it again") from error
-    wanted = json.loads(json.dumps(to_json(config)))
-    names = [name for name in {**saved, **wanted} if name not in ignore]
-    differing = [name for name in names if saved.get(name) != wanted.get(name)]
-    if differing:
-        listed = ", ".join(
-            f"{flag(name)} {saved.get(name)}, not {wanted.get(name)}" for name in differing
-        )
+    saved, wanted = (to_json(c) for c in (from_json(type(config), saved, where=path), config))
+    if differing := [k for k in wanted if k not in ignore and saved[k] != wanted[k]]:
+        listed = ", ".join(f"{flag(k)} {saved[k]}, not {wanted[k]}" for k in differing)
         raise ValueError(f"{path} is of a run with {listed}; name another folder, or delete it")
     return figures
 
@@ -95,14 +90,3 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TableConfig:
-    """Makes the table: runs what has no result yet. It can be stopped at any time, and goes on."""
-
-    results: Path
-    """Folder of the runs' small files. That which is committed beside the experiment holds the
-    figures of its README; a new one has all run again."""
-    runs: Path
-    """Folder of the runs themselves, for those that are not finished."""

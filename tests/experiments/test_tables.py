@@ -44,9 +44,10 @@ def test_what_is_there_is_not_run_again(tmp_path, runs):
     ("content", "message"),
     [
         ('{"config": {"seed": 9, "steps": [1, 2], "out": "x"}, "figures": {}}', "--seed 9, not 2"),
-        ('{"config": {"steps": [1, 2], "out": "x"}, "figures": {}}', "--seed None, not 2"),
+        ('{"config": {"steps": [1, 2], "out": "x"}, "figures": {}}', "--seed 0, not 2"),
         ('{"config": {"se', "damaged"),
         ("[]", "damaged"),
+        ('{"config": {"seed": 2, "colour": 1}, "figures": {}}', "fields unknown here: colour"),
     ],
 )
 def test_a_file_of_something_else_is_refused_before_any_run(tmp_path, runs, content, message):

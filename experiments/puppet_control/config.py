@@ -1,0 +1,117 @@
+"""Settings of the puppet control, and its named variants."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal, get_args
+
+from cxjax.features.vgg import check_known_layers
+from cxjax.options import check_option
+from experiments.cli import flag
+from experiments.generators import GeneratorConfig
+
+Pair = Literal["man-woman", "smiley-cat", "drawn"]
+Loss = Literal[
+    "cx", "cx_perceptual", "l1", "l1_perceptual", "perceptual", "gram", "pix2pix", "identity"
+]
+LOSSES: tuple[Loss, ...] = get_args(Loss)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(GeneratorConfig):
+    pair: Pair = "man-woman"
+    """Driver and puppet: animated emoji of a man and a woman who do the same, a smiley and a cat's
+    face of the same feeling, or two that are drawn on the spot."""
+    held_out: Literal["validation", "test"] = "validation"
+    """Actions that are not trained on, and scored. Settings are chosen on `validation`; `test` is
+    for the table, and trains on the validation actions too."""
+
+    jitter: int = 2
+    """Largest difference in time between driver and puppet, in frames."""
+    shift: int = 6
+    """Largest shift of the puppet, in pixels, along each axis."""
+    warp: float = 1.0
+    """Standard deviation of the smooth displacement of the puppet's pixels, in pixels."""
+
+    loss: Loss = "cx"
+    """What is minimised: the Contextual Loss; the same and the paper's 0.1 perceptual; L1; L1 and
+    perceptual; perceptual; Gram; L1 and a discriminator (pix2pix); or `identity`, which trains
+    nothing and hands on the driver's frame."""
+    layers: tuple[str, ...] = ("conv2_2", "conv3_2")
+    """Layers of the Contextual Loss, of the Gram loss, and of the perceptual loss by itself or
+    with L1."""
+    deep_layers: tuple[str, ...] = ("conv5_2",)
+    """Layers of the perceptual loss beside the Contextual Loss."""
+    bandwidth: float = 0.5
+    """h of the Contextual Loss."""
+    perceptual_weight: float = 0.1
+    """Weight of the perceptual loss beside another one."""
+    l1_weight: float = 100.0
+    """Weight of L1 beside the discriminator."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_option("--loss", self.loss, Loss)
+        check_option("--pair", self.pair, Pair)
+        check_known_layers((*self.layers, *self.deep_layers), self.network)
+        if not self.layers:
+            raise ValueError("--layers needs at least one layer")
+        for name in ("jitter", "shift", "warp", "perceptual_weight", "l1_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{flag(name)} must be at least 0; got {value}")
+        if self.shift >= self.size:
+            raise ValueError(f"--shift {self.shift} is no less than the --size {self.size}")
+        if not math.isfinite(self.bandwidth) or self.bandwidth <= 0:
+            raise ValueError(f"--bandwidth must be positive; got {self.bandwidth}")
+
+    @property
+    def default_out(self) -> Path:
+        """Where results go if --out does not say."""
+        return Path("out/puppet_control") / f"{self.pair}-{self.loss}"
+
+
+DEFAULT = Config(
+    size=64,
+    model="unet",
+    batch_size=8,
+    steps=500,
+    save_every=100,
+    sample_every=100,
+)
+VARIANTS = {
+    "default": DEFAULT,
+    "paper": dataclasses.replace(
+        # From memory of the paper (no text of it was at hand): a cascaded refinement network,
+        # conv2_2 to conv4_2, 0.1 perceptual on conv5_2. Number of pairs, epochs and rate are not
+        # known: those of the authors' release of the animation.
+        DEFAULT,
+        network="vgg19",
+        size=256,
+        model="crn",
+        small=False,
+        batch_size=1,
+        steps=10_000,
+        learning_rate=1e-4,
+        schedule="constant",
+        loss="cx_perceptual",
+        layers=("conv2_2", "conv3_2", "conv4_2"),
+        jitter=2,
+        shift=24,
+        warp=4.0,
+    ),
+    "smoke": dataclasses.replace(
+        DEFAULT,
+        pair="drawn",
+        size=32,
+        batch_size=2,
+        steps=2,
+        layers=("conv1_2", "conv2_1"),
+        deep_layers=("conv2_2",),
+        shift=2,
+        jitter=1,
+        save_every=1,
+        log_every=1,
+        sample_every=2,
+    ),
+}

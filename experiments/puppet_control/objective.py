@@ -1,0 +1,101 @@
+"""What the generator minimises: each of the losses that the table compares."""
+
+import functools
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+import cxjax
+from cxjax import points
+from cxjax.models import patchgan
+from cxjax.training.step import LossFn
+from experiments.generators import Features, generator_of, make_features
+from experiments.losses import adversarial, relative
+from experiments.puppet_control.config import Config
+
+DISCRIMINATOR = "discriminator"
+
+
+def layers_of(config: Config) -> tuple[str, ...]:
+    """The layers that the loss looks at."""
+    if config.loss in ("l1", "pix2pix", "identity"):
+        return ()
+    deep = config.deep_layers if config.loss == "cx_perceptual" else ()
+    return tuple(dict.fromkeys((*config.layers, *deep)))
+
+
+def make_discriminator(config: Config) -> patchgan.PatchGAN | None:
+    """The discriminator of pix2pix, which sees the driver's frame and a puppet's."""
+    if config.loss != "pix2pix":
+        return None
+    return patchgan.small() if config.small else patchgan.PatchGAN()
+
+
+def make_loss(
+    config: Config,
+    model: nn.Module,
+    features: Features | None = None,
+    discriminator: nn.Module | None = None,
+) -> LossFn:
+    """The loss of a step on pairs `{"driver", "puppet"}`, each `(b, h, w, 3)`, mean over the batch.
+
+    Args:
+      config: Settings; `loss` says which.
+      model: Generator.
+      features: Feature network of `layers_of(config)`, if there are any; made if not given.
+      discriminator: Of pix2pix.
+
+    Returns:
+      The loss function of a train step. Its metrics are the terms.
+
+    References:
+      `cx_perceptual`: Mechrez et al. 2018, section on puppet control. `pix2pix`: Isola et al. 2017
+      with least squares, as in CycleGAN (Zhu et al. 2017), in place of the cross entropy.
+    """
+    layers = layers_of(config)
+    if layers and features is None:
+        features = make_features(config, layers)
+    if config.loss == "pix2pix" and discriminator is None:
+        discriminator = make_discriminator(config)
+    shallow, deep = (dict.fromkeys(ls, 1.0) for ls in (config.layers, config.deep_layers))
+    contextual = functools.partial(cxjax.contextual_loss, bandwidth=config.bandwidth)
+
+    def over_layers(loss, made, given, weights):
+        each = lambda x, y: points.over_layers(loss, x, y, weights=weights)
+        return jax.vmap(each)(made, given).mean()
+
+    def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        made = cast(jax.Array, model.apply(generator_of(params), batch["driver"]))
+        terms: dict[str, jax.Array] = {}
+        weights = {"perceptual": config.perceptual_weight, "l1": 1.0}
+        if features is not None and layers:
+            of_made = features(made)
+            of_puppet = jax.lax.stop_gradient(features(batch["puppet"]))
+            compare = functools.partial(over_layers, made=of_made, given=of_puppet)
+            perceptual = functools.partial(relative, cxjax.perceptual_loss)
+            if config.loss in ("cx", "cx_perceptual"):
+                terms["contextual"] = compare(contextual, weights=shallow)
+            if config.loss == "cx_perceptual":
+                terms["perceptual"] = compare(perceptual, weights=deep)
+            if config.loss in ("perceptual", "l1_perceptual"):
+                terms["perceptual"] = compare(perceptual, weights=shallow)
+            if config.loss == "gram":
+                terms["gram"] = compare(
+                    functools.partial(relative, cxjax.gram_loss), weights=shallow
+                )
+        if config.loss in ("l1", "l1_perceptual", "pix2pix"):
+            terms["l1"] = cxjax.l1_loss(made, batch["puppet"])
+        if config.loss == "pix2pix":
+            weights["l1"] = config.l1_weight
+            real, fake = (
+                jnp.concatenate([batch["driver"], image], axis=-1)
+                for image in (batch["puppet"], made)
+            )
+            judge = cast(nn.Module, discriminator).apply
+            terms |= adversarial(judge, params[DISCRIMINATOR], real=real, fake=fake)
+        loss = sum(weights.get(name, 1.0) * term for name, term in terms.items())
+        return jnp.asarray(loss), terms
+
+    return loss_fn

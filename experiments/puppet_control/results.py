@@ -1,0 +1,97 @@
+"""What is made of the held-out drivers: pictures and scores."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.ndimage import binary_dilation
+
+from cxjax.data import images
+from experiments import metrics
+from experiments.puppet_control.clips import Clip
+from experiments.puppet_control.config import Config
+
+FILE = "results.json"
+SHOWN = 8  # held-out frames in a strip
+_AT_ONCE = 32
+_DIFFERS = 0.1  # of the range of a channel
+_GROWN = 2  # pixels
+
+
+def finish(
+    config: Config,
+    folder: Path,
+    *,
+    make: Callable[[np.ndarray], np.ndarray],
+    held_out: Sequence[Clip],
+    seconds: float | None,
+) -> dict[str, Any]:
+    """Writes what is made of the held-out drivers, and its scores; returns these.
+
+    `seconds` is None where a run was resumed, and not all of its time is known.
+    """
+    drivers = np.concatenate([clip.driver for clip in held_out]).astype(np.float32) / 255
+    parts = [drivers[i : i + _AT_ONCE] for i in range(0, len(drivers), _AT_ONCE)]
+    made = np.clip(np.concatenate([np.asarray(make(part)) for part in parts]), 0, 1)
+    shown = np.linspace(0, len(drivers) - 1, SHOWN).round().astype(int)
+    rows = [drivers[shown], made[shown]]
+    if config.pair == "smiley-cat":
+        figures: dict[str, Any] = judge_by_sets(made, held_out)
+    else:
+        truth = np.concatenate([clip.puppet for clip in held_out]).astype(np.float32) / 255
+        figures = judge(drivers, made, truth)
+        rows.append(truth[shown])
+    images.write_image(folder / "made.png", images.strip(list(made[shown]), gap=0))
+    images.write_image(folder / "strip.png", np.concatenate([images.strip(list(r)) for r in rows]))
+    figures |= {"seconds": seconds, "device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    (folder / FILE).write_text(json.dumps(figures, indent=1) + "\n")
+    return figures
+
+
+def judge(drivers: np.ndarray, made: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Scores against the true frames: of whole pictures, and where driver and truth differ.
+
+    Args:
+      drivers: The drivers' frames, `(b, h, w, 3)`, in [0, 1].
+      made: What was made of them.
+      truth: The puppet's true frames.
+
+    Returns:
+      `"whole"` and `"region"`, each with `"psnr"`, `"ssim"` and `"lpips"`, means over the frames,
+      and `"share"`, that of the region.
+    """
+    where = region(drivers, truth)
+    figures: dict[str, Any] = {}
+    for name, part in (("whole", None), ("region", where)):
+        scores = {"psnr": metrics.psnr, "ssim": metrics.ssim, "lpips": metrics.lpips}
+        figures[name] = {
+            score: float(np.nanmean(function(made, truth, part)))
+            for score, function in scores.items()
+        }
+    return figures | {"share": float(where.mean())}
+
+
+def region(drivers: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Where two sets of images differ: by a tenth of the range in any channel, and 2 pixels on."""
+    differs = np.abs(drivers - truth).max(axis=-1) > _DIFFERS
+    return np.stack([binary_dilation(one, iterations=_GROWN) for one in differs])
+
+
+def judge_by_sets(made: np.ndarray, held_out: Sequence[Clip]) -> dict[str, float]:
+    """Scores where no frame is the true one: against the puppet's frames of the same action.
+
+    Returns:
+      `"nearest"`, the mean of LPIPS to the nearest of these frames; `"kid"` of the two sets.
+    """
+    nearest, start = [], 0
+    truth = np.concatenate([clip.puppet for clip in held_out]).astype(np.float32) / 255
+    for clip in held_out:
+        puppets = clip.puppet.astype(np.float32) / 255
+        for picture in made[start : start + len(clip.driver)]:
+            distances = metrics.lpips(np.broadcast_to(picture, puppets.shape), puppets)
+            nearest.append(float(distances.min()))
+        start += len(clip.driver)
+    return {"nearest": float(np.mean(nearest)), "kid": metrics.kid(made, truth)}

@@ -1,0 +1,158 @@
+"""The table: every loss on the same pairs, over seeds, shifts, and another pair of characters."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import tables
+from experiments.puppet_control import train
+from experiments.puppet_control.config import DEFAULT, LOSSES, Config, Loss
+
+OUT = Path("out/puppet_control")
+SEEDS = (0, 1, 2)
+SHIFTS = (0, 2, 4, 8)  # pixels of 64; 0 is the aligned control
+RATES = (3e-4, 1e-3, 3e-3)  # tried for each loss
+TRAINED = tuple(loss for loss in LOSSES if loss != "identity")
+SWEPT: tuple[Loss, ...] = ("cx", "l1", "l1_perceptual", "perceptual", "gram")
+NAMES: dict[Loss, str] = {
+    "identity": "identity: the driver's own frame",
+    "l1": "L1",
+    "l1_perceptual": "L1 + 0.1 perceptual",
+    "perceptual": "perceptual",
+    "gram": "Gram",
+    "pix2pix": "pix2pix: 100 L1 + adversarial",
+    "cx": "CX",
+    "cx_perceptual": "CX + 0.1 perceptual",
+}
+# Of RATES the best for each loss by LPIPS on the validation actions: `tune` made the runs.
+CHOSEN: dict[str, float] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PuppetTableConfig:
+    """Makes the tables: runs what has no result yet. It can be stopped at any time, and goes on."""
+
+    results: Path = OUT / "results"
+    """Folder of the runs' small files; that beside the experiment holds the README's figures."""
+    runs: Path = OUT / "runs"
+    """Folder of the runs themselves."""
+    part: tuple[str, ...] = ("main", "shift", "cat")
+    """Tables to make: the losses over seeds, over shifts, and from smileys to cats."""
+    missing: bool = True
+    """Whether to run what is missing, or only to show what is there."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """Tries learning rates for each loss, on the validation actions."""
+
+    results: Path = OUT / "results"
+    """Folder of the runs' small files; they go to `tuning` in it."""
+    runs: Path = OUT / "runs"
+    """Folder of the runs themselves."""
+    missing: bool = True
+    """Whether to run what is missing, or only to show what is there."""
+
+
+def settings(loss: Loss) -> Config:
+    """The configuration of a loss in the tables."""
+    beta1 = 0.5 if loss == "pix2pix" else DEFAULT.beta1
+    rate = CHOSEN.get(loss, DEFAULT.learning_rate)
+    return dataclasses.replace(DEFAULT, loss=loss, beta1=beta1, learning_rate=rate)
+
+
+def table_runs() -> dict[str, Config]:
+    """The configurations of all runs of the tables, by name."""
+    test = {loss: dataclasses.replace(settings(loss), held_out="test") for loss in NAMES}
+    runs = {}
+    for seed in SEEDS:
+        for loss, config in test.items():
+            if loss != "identity" or seed == 0:
+                runs[f"main/{loss}-seed{seed}"] = dataclasses.replace(config, seed=seed)
+    for loss, config in test.items():
+        runs[f"cat/{loss}"] = dataclasses.replace(config, pair="smiley-cat")
+    for shift in SHIFTS:
+        for loss in SWEPT:
+            runs[f"shift/{loss}-{shift}"] = dataclasses.replace(
+                test[loss], shift=shift, jitter=0, warp=0.0
+            )
+    return runs
+
+
+def tuning_runs() -> dict[str, Config]:
+    """The configurations of the sweep, half as long as the table's."""
+    return {
+        f"tuning/{loss}-{rate:g}": dataclasses.replace(
+            settings(loss), learning_rate=rate, steps=DEFAULT.steps // 2
+        )
+        for rate in RATES
+        for loss in TRAINED
+    }
+
+
+def make(config: PuppetTableConfig) -> None:
+    """Makes the tables and shows them."""
+    chosen = {n: c for n, c in table_runs().items() if n.split("/")[0] in config.part}
+    found = _collect(chosen, config)
+    for part, show in (("main", _main_table), ("cat", _cat_table), ("shift", _shift_table)):
+        if part in config.part:
+            print(f"\n{show(found)}")
+
+
+def tune(config: TuneConfig) -> None:
+    """Makes the sweep and shows it."""
+    found = _collect(tuning_runs(), config)
+    rows = []
+    for loss in TRAINED:
+        names = [f"tuning/{loss}-{rate:g}" for rate in RATES]
+        scores = [f"{found[n]['whole']['lpips']:.4f}" if n in found else "" for n in names]
+        rows.append([NAMES[loss], *scores])
+    print(tables.markdown(["LPIPS, validation", *(f"{rate:g}" for rate in RATES)], rows))
+
+
+def _collect(
+    runs: Mapping[str, Config], config: PuppetTableConfig | TuneConfig
+) -> dict[str, tables.Figures]:
+    def measure(name: str, run: Config) -> dict[str, Any]:
+        folder = config.runs / name
+        begun = (folder / "config.json").exists()
+        return train.run(dataclasses.replace(run, out=folder, resume=begun))
+
+    if not config.missing:
+        runs = {n: run for n, run in runs.items() if (config.results / f"{n}.json").exists()}
+    return tables.collect(runs, measure, config.results)
+
+
+def _main_table(found: Mapping[str, tables.Figures]) -> str:
+    header = ["loss", "PSNR", "SSIM", "LPIPS", "region: PSNR", "SSIM", "LPIPS", "seconds"]
+    rows = []
+    for loss, name in NAMES.items():
+        of_seeds = [f for n, f in found.items() if n.startswith(f"main/{loss}-seed")]
+        cells = [
+            tables.spread([figures[part][score] for figures in of_seeds], digits)
+            for part in ("whole", "region")
+            for score, digits in (("psnr", 2), ("ssim", 3), ("lpips", 3))
+        ]
+        seconds = tables.spread([f["seconds"] for f in of_seeds if f["seconds"]], 0)
+        rows.append([name, *cells, seconds])
+    return tables.markdown(header, rows)
+
+
+def _cat_table(found: Mapping[str, tables.Figures]) -> str:
+    rows = [
+        [name, f"{figures['nearest']:.3f}", f"{figures['kid']:.2f}"]
+        for loss, name in NAMES.items()
+        if (figures := found.get(f"cat/{loss}"))
+    ]
+    return tables.markdown(["smiley to cat", "LPIPS to the nearest frame", "KID"], rows)
+
+
+def _shift_table(found: Mapping[str, tables.Figures]) -> str:
+    rows = []
+    for score, digits in (("lpips", 3), ("psnr", 2)):
+        for loss in SWEPT:
+            names = [f"shift/{loss}-{shift}" for shift in SHIFTS]
+            cells = [f"{found[n]['whole'][score]:.{digits}f}" if n in found else "" for n in names]
+            rows.append([f"{score.upper()}, {NAMES[loss]}", *cells])
+    return tables.markdown(["shift by up to", *(f"{shift} px" for shift in SHIFTS)], rows)
