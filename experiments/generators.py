@@ -329,7 +329,8 @@ def _initial(
 
 def generator_of(params: Any) -> Any:
     """The generator's variables among trained parameters."""
-    return params.get(GENERATOR, params)
+    has_others = isinstance(params, Mapping) and GENERATOR in params
+    return params[GENERATOR] if has_others else params
 
 
 def _used(state: cxjax.TrainState) -> Any:

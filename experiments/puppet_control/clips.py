@@ -178,7 +178,7 @@ def displace(picture: np.ndarray, shift: np.ndarray, field: np.ndarray) -> np.nd
     """
     height, width = picture.shape[:2]
     scale = height / field.shape[1], width / field.shape[2]
-    smooth = np.stack([zoom(knots, scale, order=3, mode="nearest") for knots in field])
+    smooth = np.array([zoom(knots, scale, order=3, mode="nearest") for knots in field])
     where = np.indices((height, width)) - shift[:, None, None] - smooth
     channels = [
         map_coordinates(picture[..., c], where, order=1, mode="grid-constant", cval=1.0)

@@ -75,7 +75,7 @@ DEFAULT = Config(
     size=64,
     model="unet",
     batch_size=8,
-    steps=500,
+    steps=400,
     save_every=100,
     sample_every=100,
 )
@@ -103,6 +103,7 @@ VARIANTS = {
     "smoke": dataclasses.replace(
         DEFAULT,
         pair="drawn",
+        model="crn",
         size=32,
         batch_size=2,
         steps=2,

@@ -69,7 +69,9 @@ def make_loss(
     def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         made = cast(jax.Array, model.apply(generator_of(params), batch["driver"]))
         terms: dict[str, jax.Array] = {}
-        weights = {"perceptual": config.perceptual_weight, "l1": 1.0}
+        weights = {"l1": config.l1_weight if config.loss == "pix2pix" else 1.0}
+        if config.loss != "perceptual":
+            weights["perceptual"] = config.perceptual_weight
         if features is not None and layers:
             of_made = features(made)
             of_puppet = jax.lax.stop_gradient(features(batch["puppet"]))
@@ -88,7 +90,6 @@ def make_loss(
         if config.loss in ("l1", "l1_perceptual", "pix2pix"):
             terms["l1"] = cxjax.l1_loss(made, batch["puppet"])
         if config.loss == "pix2pix":
-            weights["l1"] = config.l1_weight
             real, fake = (
                 jnp.concatenate([batch["driver"], image], axis=-1)
                 for image in (batch["puppet"], made)

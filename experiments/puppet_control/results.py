@@ -1,7 +1,7 @@
 """What is made of the held-out drivers: pictures and scores."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from cxjax.data import images
-from experiments import metrics
+from experiments import metrics, tables
 from experiments.puppet_control.clips import Clip
 from experiments.puppet_control.config import Config
 
@@ -48,7 +48,19 @@ def finish(
     images.write_image(folder / "strip.png", np.concatenate([images.strip(list(r)) for r in rows]))
     figures |= {"seconds": seconds, "device": jax.devices()[0].device_kind, "jax": jax.__version__}
     (folder / FILE).write_text(json.dumps(figures, indent=1) + "\n")
+    print(_shown(figures))
     return figures
+
+
+def _shown(figures: Mapping[str, Any]) -> str:
+    if "whole" not in figures:
+        header, cells = ["LPIPS to the nearest frame", "KID"], [figures["nearest"], figures["kid"]]
+        return tables.markdown(header, [[f"{cell:.3f}" for cell in cells]])
+    rows = [
+        [name, f"{part['psnr']:.2f}", f"{part['ssim']:.3f}", f"{part['lpips']:.3f}"]
+        for name, part in (("whole", figures["whole"]), ("region", figures["region"]))
+    ]
+    return tables.markdown(["", "PSNR", "SSIM", "LPIPS"], rows)
 
 
 def judge(drivers: np.ndarray, made: np.ndarray, truth: np.ndarray) -> dict[str, Any]:

@@ -13,7 +13,7 @@ OUT = Path("out/puppet_control")
 SEEDS = (0, 1, 2)
 SHIFTS = (0, 2, 4, 8)  # pixels of 64; 0 is the aligned control
 RATES = (3e-4, 1e-3, 3e-3)  # tried for each loss
-TRAINED = tuple(loss for loss in LOSSES if loss != "identity")
+TRAINED: tuple[Loss, ...] = tuple(loss for loss in LOSSES if loss != "identity")
 SWEPT: tuple[Loss, ...] = ("cx", "l1", "l1_perceptual", "perceptual", "gram")
 NAMES: dict[Loss, str] = {
     "identity": "identity: the driver's own frame",
@@ -26,7 +26,7 @@ NAMES: dict[Loss, str] = {
     "cx_perceptual": "CX + 0.1 perceptual",
 }
 # Of RATES the best for each loss by LPIPS on the validation actions: `tune` made the runs.
-CHOSEN: dict[str, float] = {}
+CHOSEN: dict[Loss, float] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,9 @@ def settings(loss: Loss) -> Config:
 
 def table_runs() -> dict[str, Config]:
     """The configurations of all runs of the tables, by name."""
-    test = {loss: dataclasses.replace(settings(loss), held_out="test") for loss in NAMES}
+    test: dict[Loss, Config] = {
+        loss: dataclasses.replace(settings(loss), held_out="test") for loss in NAMES
+    }
     runs = {}
     for seed in SEEDS:
         for loss, config in test.items():

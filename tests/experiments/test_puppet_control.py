@@ -1,0 +1,348 @@
+"""Puppet control end to end on drawn clips: pairs, losses, training, scores, the table."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import cxjax
+from cxjax.data import pipeline
+from experiments import apply as application
+from experiments import cli, generators, losses
+from experiments.puppet_control import clips, objective, results, table, train
+from experiments.puppet_control.config import LOSSES, VARIANTS, Config
+
+SMOKE = VARIANTS["smoke"]
+TRAINED = [loss for loss in LOSSES if loss != "identity"]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return clips.read_clips(SMOKE)
+
+
+# --- Data ---
+
+
+def test_held_out_actions_are_trained_on_only_for_the_table():
+    validation = clips.read_clips(SMOKE)
+    test = clips.read_clips(dataclasses.replace(SMOKE, held_out="test"))
+    actions = [[[clip.action for clip in part] for part in parts] for parts in (validation, test)]
+    assert actions == [[["0", "2"], ["1"]], [["0", "1", "2"], ["3"]]]
+
+
+def _emoji(split):
+    """Frames as `fluent_animations` has them, shuffled; a woman's clip is a frame longer."""
+    actions = {"train": ("1f646", "1f64e", "1f6b6"), "test": ("1f937",)}.get(split)
+    found = []
+    for action in actions or ():
+        for character, level in (("man", 100), ("woman", 200)):
+            for frame in range(3 + (character == "woman")):
+                pixels = np.full((256, 256, 3), level + 10 * frame, np.uint8)
+                about = {"action": action, "character": character, "frame": frame}
+                found.append({"image": pixels, **about})
+    for cat, smiley in clips._FEELINGS.items():
+        for frame in range(5 if split == "cats" else 9):
+            pixels = np.full((256, 256, 3), 10 * frame, np.uint8)
+            if split == "cats":
+                about = {"action": cat, "character": "cat", "frame": frame}
+            else:
+                about = {"action": smiley, "character": "smiley", "frame": frame}
+            if split in ("cats", "smileys"):
+                found.append({"image": pixels, **about})
+    found += [{"image": found[0]["image"], "action": "1f600", "character": "smiley", "frame": 0}]
+    np.random.default_rng(0).shuffle(found)
+    return [e for e in found if split == "smileys" or e["action"] != "1f600"]
+
+
+def test_people_and_cats_are_paired_by_what_they_do(monkeypatch):
+    monkeypatch.setattr(clips.datasets, "open_source", lambda name, split: _emoji(split))
+    people = dataclasses.replace(SMOKE, pair="man-woman", size=8)
+    training, held_out = clips.read_clips(people)
+    assert [clip.action for clip in training] == ["1f6b6"]
+    assert [clip.action for clip in held_out] == ["1f646", "1f64e"]
+    assert training[0].driver.shape == training[0].puppet.shape == (3, 8, 8, 3)
+    np.testing.assert_array_equal(training[0].driver[:, 0, 0, 0], [100, 110, 120])
+    np.testing.assert_array_equal(training[0].puppet[:, 0, 0, 0], [200, 210, 220])
+    training, held_out = clips.read_clips(dataclasses.replace(people, held_out="test"))
+    assert (len(training), [clip.action for clip in held_out]) == (3, ["1f937"])
+    cats = dataclasses.replace(people, pair="smiley-cat", held_out="test")
+    training, held_out = clips.read_clips(cats)
+    assert [clip.action for clip in training] == ["1f639", "1f63b", "1f63f", "1f640"]
+    assert [clip.action for clip in held_out] == ["1f63a"]
+    (cat,) = held_out
+    assert (len(cat.driver), len(cat.puppet)) == (9, 5)
+    assert [cat.matching(frame) for frame in (0, 4, 8)] == [0, 2, 4]
+
+
+def test_a_puppet_is_moved_by_its_shift_and_its_field():
+    picture = np.random.default_rng(0).uniform(size=(12, 10, 3)).astype(np.float32)
+    still = np.zeros((2, 4, 4))
+    np.testing.assert_array_equal(clips.displace(picture, np.zeros(2), still), picture)
+    moved = clips.displace(picture, np.array([3.0, -2.0]), still)
+    np.testing.assert_allclose(moved[3:, :-2], picture[:-3, 2:], atol=1e-6)
+    assert (moved[:3] == 1).all()
+    assert (moved[:, -2:] == 1).all()
+    constant = np.broadcast_to(np.array([3.0, -2.0])[:, None, None], (2, 4, 4))
+    np.testing.assert_allclose(clips.displace(picture, np.zeros(2), constant), moved, atol=1e-5)
+    field = np.zeros((2, 4, 4))
+    field[:, 0, 0] = 2.0
+    bent = clips.displace(picture, np.zeros(2), field)
+    assert np.abs(bent - picture)[:3, :3].max() > 0.05
+    np.testing.assert_allclose(bent[7:, 6:], picture[7:, 6:], atol=0.1)
+
+
+def test_pairs_are_as_far_off_as_they_may_be(drawn):
+    training, _ = drawn
+    aligned = dataclasses.replace(SMOKE, shift=0, jitter=0, warp=0.0)
+    for config in (aligned, SMOKE):
+        stream = pipeline.batches(
+            clips.Frames(training),
+            batch_size=12,
+            seed=0,
+            transform=clips.loosely_paired(training, config),
+        )
+        batch = next(stream)
+        assert set(batch) == {"driver", "puppet", "index"}
+        for driver, puppet in zip(batch["driver"], batch["puppet"], strict=True):
+            frames = [
+                (clip.driver[f] / np.float32(255), clip.puppet[f] / np.float32(255))
+                for clip in training
+                for f in range(len(clip.driver))
+            ]
+            true = next(p for d, p in frames if np.array_equal(d, driver))
+            if config is aligned:
+                np.testing.assert_array_equal(puppet, true)
+    assert np.abs(puppet - true).mean() > 0.001
+
+
+# --- Losses ---
+
+
+@pytest.fixture(scope="module")
+def batch(drawn):
+    training, _ = drawn
+    driver, puppet = (
+        np.stack([clip.driver[0] for clip in training]),
+        np.stack([clip.puppet[2] for clip in training]),
+    )
+    return {"driver": driver / np.float32(255), "puppet": puppet / np.float32(255)}
+
+
+class Shift:
+    """A generator of one parameter per colour: what it makes is known."""
+
+    @staticmethod
+    def apply(params, images):
+        return jnp.clip(images + params.reshape(1, 1, 1, 3), 0, 1)
+
+
+def _loss(loss, batch):
+    config = dataclasses.replace(SMOKE, loss=loss)
+    made = objective.make_loss(config, Shift)
+    shift = jnp.array([-0.2, 0.1, 0.0])
+    params = {"generator": shift, "discriminator": _judge(config)} if loss == "pix2pix" else shift
+    value, terms = jax.jit(made)(params, batch, jax.random.key(0))
+    return config, float(value), {name: float(term) for name, term in terms.items()}
+
+
+def _judge(config):
+    model = objective.make_discriminator(config)
+    return jax.jit(model.init)(jax.random.key(1), jnp.zeros((32, 32, 6)))
+
+
+def _points(maps):
+    return maps.reshape(maps.shape[0], -1, maps.shape[-1])
+
+
+def test_every_loss_is_the_sum_that_it_is_named_after(batch):
+    made = np.clip(batch["driver"] + np.float32([-0.2, 0.1, 0.0]), 0, 1)
+    features = generators.make_features(SMOKE, ("conv1_2", "conv2_1", "conv2_2"))
+    x, y = features(made), features(batch["puppet"])
+    contextual = sum(
+        np.mean(
+            [
+                cxjax.contextual_loss(a, b, bandwidth=0.5)
+                for a, b in zip(_points(x[layer]), _points(y[layer]), strict=True)
+            ]
+        )
+        for layer in ("conv1_2", "conv2_1")
+    )
+    perceptual = {
+        layer: np.mean(
+            [
+                np.abs(a - b).sum() / np.abs(b).sum()
+                for a, b in zip(*(np.asarray(f[layer]) for f in (x, y)), strict=True)
+            ]
+        )
+        for layer in x
+    }
+    gram = 0.0
+    for layer in ("conv1_2", "conv2_1"):
+        grams = [
+            np.einsum("bnc,bnd->bcd", *[np.asarray(_points(f[layer]), np.float64)] * 2)
+            for f in (x, y)
+        ]
+        gram += np.mean(
+            ((grams[0] - grams[1]) ** 2).sum(axis=(1, 2)) / (grams[1] ** 2).sum(axis=(1, 2))
+        )
+    l1 = np.abs(made - batch["puppet"]).mean()
+    both = perceptual["conv1_2"] + perceptual["conv2_1"]
+    expected = {
+        "cx": contextual,
+        "cx_perceptual": contextual + 0.1 * perceptual["conv2_2"],
+        "l1": l1,
+        "l1_perceptual": l1 + 0.1 * both,
+        "perceptual": both,
+        "gram": gram,
+    }
+    for loss, value in expected.items():
+        np.testing.assert_allclose(_loss(loss, batch)[1], value, rtol=1e-4)
+    config, value, terms = _loss("pix2pix", batch)
+    judge, params = objective.make_discriminator(config).apply, _judge(config)
+    pair = lambda image: np.concatenate([batch["driver"], image], axis=-1)
+    real, fake = judge(params, pair(batch["puppet"])), judge(params, pair(made))
+    np.testing.assert_allclose(terms["l1"], l1, rtol=1e-5)
+    np.testing.assert_allclose(terms["adversarial"], np.mean((fake - 1) ** 2), rtol=1e-4)
+    mistakes = (np.mean((real - 1) ** 2) + np.mean(np.square(fake))) / 2
+    np.testing.assert_allclose(terms["discriminator"], mistakes, rtol=1e-4)
+    total = 100 * terms["l1"] + terms["adversarial"] + terms["discriminator"]
+    np.testing.assert_allclose(value, total, rtol=1e-5)
+
+
+def test_each_side_of_an_adversarial_loss_has_the_gradient_of_its_own(key):
+    real, fake = jax.random.uniform(key, (2, 4, 5, 5, 2))
+    judge = lambda params, images: jnp.tanh((images * params.reshape(1, 1, 1, 2)).sum(-1))
+    params = jnp.array([0.7, -1.2])
+    together = lambda p, f: sum(losses.adversarial(judge, p, real=real, fake=f).values())
+    of_judge, of_fake = jax.grad(together, argnums=(0, 1))(params, fake)
+    mistakes = lambda p: ((judge(p, real) - 1) ** 2).mean() / 2 + (judge(p, fake) ** 2).mean() / 2
+    np.testing.assert_allclose(of_judge, jax.grad(mistakes)(params), rtol=1e-5)
+    fooled = lambda f: ((judge(params, f) - 1) ** 2).mean()
+    np.testing.assert_allclose(of_fake, jax.grad(fooled)(fake), rtol=1e-5)
+    assert np.abs(of_judge).min() > 1e-3
+    assert np.abs(of_fake).max() > 1e-3
+
+
+# --- Runs ---
+
+
+def main(*arguments):
+    return cli.main(
+        train.run,
+        VARIANTS,
+        module="experiments.puppet_control",
+        description="",
+        arguments=("--variant", "smoke", *arguments),
+    )
+
+
+@pytest.mark.parametrize("loss", ["cx_perceptual", "pix2pix", "identity"])
+def test_a_run_ends_with_scores_and_pictures(tmp_path, capsys, loss):
+    out = tmp_path / "run"
+    assert main("--loss", loss, "--out", str(out)) == 0
+    figures = json.loads((out / "results.json").read_text())
+    assert figures["whole"].keys() == figures["region"].keys() == {"psnr", "ssim", "lpips"}
+    assert 0.02 < figures["share"] < 0.5
+    assert "| LPIPS |" in capsys.readouterr().out
+    strip = np.asarray(Image.open(out / "strip.png"))
+    rows = strip.reshape(3, SMOKE.size, -1, 3)
+    assert (np.abs(rows[0] * 1.0 - rows[1]).mean() < 1) == (loss == "identity")
+    if loss == "pix2pix":  # a checkpoint of two networks
+        Image.fromarray(rows[0][:, : SMOKE.size]).save(tmp_path / "driver.png")
+        application.apply(
+            application.ApplyConfig(
+                run=out, input=tmp_path / "driver.png", output=tmp_path / "made.png"
+            ),
+            Config,
+        )
+        made = np.asarray(Image.open(tmp_path / "made.png"))
+        assert np.abs(made * 1.0 - rows[1][:, : SMOKE.size]).mean() < 1.5
+
+
+def test_scores_are_of_the_true_frames_and_of_where_they_differ(drawn):
+    _, held_out = drawn
+    (clip,) = held_out
+    driver, truth = clip.driver / np.float32(255), clip.puppet / np.float32(255)
+    perfect = results.judge(driver, truth, truth)
+    assert perfect["whole"]["ssim"] == pytest.approx(1)
+    assert perfect["region"]["lpips"] == pytest.approx(0, abs=1e-6)
+    own = results.judge(driver, driver, truth)
+    assert own["whole"]["psnr"] > own["region"]["psnr"] + 3  # the same outside of it
+    assert own["whole"]["lpips"] > 0.005
+    where = results.region(driver, truth)
+    rows, columns = np.nonzero((clip.driver[0] != clip.puppet[0]).any(axis=-1))
+    assert where[0, rows, columns].all()
+    assert where[0, rows.min() - 2, columns[0]]
+    assert not where[0, rows.min() - 3].any()
+
+
+def test_scores_without_true_frames_compare_with_all_of_the_action(drawn):
+    training, _ = drawn
+    truth = np.concatenate([clip.puppet for clip in training]) / np.float32(255)
+    drivers = np.concatenate([clip.driver for clip in training]) / np.float32(255)
+    shuffled = np.concatenate([truth[:6][::-1], truth[6:][[3, 4, 5, 0, 1, 2]]])
+    perfect = results.judge_by_sets(shuffled, training)
+    assert perfect["nearest"] == pytest.approx(0, abs=1e-6)
+    own = results.judge_by_sets(drivers, training)
+    assert own["nearest"] > 0.005
+    assert own["kid"] > perfect["kid"]
+
+
+# --- The table ---
+
+
+def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def run(config):
+        asked.append(config)
+        scores = {"psnr": 20.0 + config.seed, "ssim": 0.5, "lpips": config.shift / 100}
+        figures = {"whole": scores, "region": scores, "seconds": 60.0, "share": 0.1}
+        return figures | {"nearest": 0.25, "kid": 1.5}
+
+    monkeypatch.setattr(table.train, "run", run)
+    options = {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+    table.make(table.PuppetTableConfig(**options))
+    said = capsys.readouterr().out
+    assert "| CX | 21.00 ± 1.00 | 0.500 ± 0.000 | 0.060 ± 0.000 |" in said
+    assert "| identity: the driver's own frame | 20.00 | 0.500 | 0.060 |" in said
+    assert "| LPIPS, L1 | 0.000 | 0.020 | 0.040 | 0.080 |" in said
+    assert "| Gram | 0.250 | 1.50 |" in said
+    count = len(asked)
+    assert all(config.held_out == "test" for config in asked)
+    table.make(table.PuppetTableConfig(**options))
+    assert len(asked) == count
+    assert capsys.readouterr().out == said[said.index("\n\n|") + 1 :] or "| CX |" in said
+    table.tune(table.TuneConfig(**options))
+    assert len(asked) == count + len(table.RATES) * len(TRAINED)
+    assert all(config.held_out == "validation" for config in asked[count:])
+    table.make(table.PuppetTableConfig(results=tmp_path / "new", runs=tmp_path, missing=False))
+    assert len(asked) == count + len(table.RATES) * len(TRAINED)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": ("conv9_1",)}, "vgg16 has no layer 'conv9_1'"),
+        ({"layers": ()}, "--layers needs at least one layer"),
+        ({"loss": "l3"}, "unknown --loss 'l3'; known: 'cx', 'cx_perceptual'"),
+        ({"shift": -1}, "--shift must be at least 0; got -1"),
+        ({"shift": 32}, "--shift 32 is no less than the --size 32"),
+        ({"warp": float("nan")}, "--warp must be at least 0"),
+        ({"bandwidth": 0.0}, "--bandwidth must be positive"),
+        ({"beta1": 1.0}, r"--beta1 must lie in \[0, 1\)"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMOKE, **options)
+
+
+def test_a_batch_of_more_than_all_frames_is_refused():
+    with pytest.raises(ValueError, match="--batch-size 13 is more than the 12 frames"):
+        clips.read_clips(dataclasses.replace(SMOKE, batch_size=13))
