@@ -82,6 +82,21 @@ def cut(image: Picture, box: Box, *, name: str = "the crop", inside: str = "the 
     return image[top:bottom, left:right]
 
 
+def middle_square(image: Picture) -> Box:
+    """The largest square in the middle of an image: left, top, right, bottom.
+
+    Args:
+      image: Image, `(h, w, 3)`.
+
+    Returns:
+      Its box, for `cut`.
+    """
+    height, width = image.shape[:2]
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
 def _to_array(picture: Image.Image) -> Picture:
     if picture.mode == "F" or picture.mode.startswith("I"):
         grey = np.asarray(picture).astype(np.float32)

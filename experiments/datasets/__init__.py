@@ -70,6 +70,14 @@ DATASETS: dict[str, Entry] = {
         licence="Noto OFL-1.1, Fluent MIT",
         summary="two ways to draw emoji, of 136 and of 256 pixels; test sets are pairs",
     ),
+    "fluent_people": Entry(
+        module="emoji",
+        builder="FluentPeople",
+        packages=("@lobehub/fluent-emoji-3d",),
+        examples={"man_train": 138, "woman_train": 188, "man_test": 108, "woman_test": 108},
+        licence="MIT",
+        summary="men and women of 256 pixels; test sets are pairs who do the same",
+    ),
     "fluent_animations": Entry(
         module="emoji",
         builder="FluentAnimations",

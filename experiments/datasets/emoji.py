@@ -28,6 +28,16 @@ _SMILEYS = (
     range(0x1F978, 0x1F97B),
 )
 _CATS = range(0x1F638, 0x1F641)
+_PEOPLE = (
+    *(range(0x1F466, 0x1F46A), range(0x1F46E, 0x1F46F), range(0x1F470, 0x1F479)),
+    *(range(0x1F481, 0x1F484), range(0x1F486, 0x1F488), range(0x1F574, 0x1F576)),
+    *(range(0x1F645, 0x1F648), range(0x1F64B, 0x1F64F), range(0x1F926, 0x1F927)),
+    *(range(0x1F934, 0x1F938), range(0x1F977, 0x1F978), range(0x1F9B8, 0x1F9BA)),
+    *(range(0x1F9CD, 0x1F9D0), range(0x1F9D1, 0x1F9DE)),
+)
+_ONE = frozenset((*range(0x1F466, 0x1F46A), 0x1F9D1))  # of whom a family or a couple has several
+_TWO = frozenset((0x1F46F, 0x1F93C))  # with bunny ears, wrestling
+_TO_WOMAN = {0x1F468: 0x1F469, 0x2642: 0x2640}
 TEST_ACTIONS = ("1f64b", "1f64d", "1f937", "1f939")  # raise a hand, frown, shrug, juggle
 
 Codes = tuple[int, ...]
@@ -57,6 +67,26 @@ class Emoji(Builder):
             name = _name(codes)
             picture = _squared(on_white(open_picture(name, pictures[codes])))
             yield number, {"image": picture, "id": name, "base": _name(_base(codes))}
+
+
+class FluentPeople(Builder):
+    """Men and women: training sets that share no occupation, and test sets that are pairs."""
+
+    features = {"base": tfds.features.Text()}
+    citation = "Fluent Emoji, (c) Microsoft, MIT, as @lobehub/fluent-emoji-3d 1.1.0 packs it."
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        pictures = _fluent()
+        parts = divide_people(pictures)
+        return {split: self._generate_examples(pictures, codes) for split, codes in parts.items()}
+
+    def _generate_examples(
+        self, pictures: dict[Codes, bytes], chosen: list[tuple[str, Codes]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, (base, codes) in enumerate(chosen):
+            name = _name(codes)
+            picture = _squared(on_white(open_picture(name, pictures[codes])))
+            yield number, {"image": picture, "id": name, "base": base}
 
 
 class FluentAnimations(Builder):
@@ -124,6 +154,62 @@ def divide(noto: Mapping[Codes, bytes], fluent: Mapping[Codes, bytes]) -> dict[s
         "noto_test": test,
         "fluent_test": test,
     }
+
+
+def divide_people(pictures: Mapping[Codes, bytes]) -> dict[str, list[tuple[str, Codes]]]:
+    """Divides single men and women so that nothing of a test pair was seen in training.
+
+    Args:
+      pictures: Pictures by code points, without selectors.
+
+    Returns:
+      The man's base, which is what the pair does, and sorted code points, for the splits
+      `man_train`, `woman_train`, `man_test`, `woman_test`: of ten bases three to the test, of the
+      others one half to each training set. The last two hold pairs, in one order.
+    """
+    parts: dict[str, list[tuple[str, Codes]]] = {
+        split: [] for split in ("man_train", "woman_train", "man_test", "woman_test")
+    }
+    for man in sorted(pictures):
+        woman = tuple(_TO_WOMAN.get(code, code) for code in man)
+        several = sum(code in _ONE for code in man) > 1 or _TWO & set(man)
+        if man in ((0x2642,), woman) or woman not in pictures or several:
+            continue
+        base = _name(_base(man))
+        part = hashlib.sha256(base.encode()).digest()[0]
+        if part < 77:
+            parts["man_test"].append((base, man))
+            parts["woman_test"].append((base, woman))
+        elif part < 167:
+            parts["man_train"].append((base, man))
+        else:
+            parts["woman_train"].append((base, woman))
+    seen = {pictures[codes] for split in ("man_test", "woman_test") for _, codes in parts[split]}
+    for split in ("man_train", "woman_train"):
+        parts[split] = [
+            (base, codes) for base, codes in parts[split] if pictures[codes] not in seen
+        ]
+    return parts
+
+
+def kind_of(identifier: str) -> str | None:
+    """What an emoji shows, as far as two of a kind can take each other's place.
+
+    Args:
+      identifier: An example's `id`.
+
+    Returns:
+      `smiley` (a cat's too), or `person` and the skin tone, such as `person 1f3fb`, of a single
+      person; None for all else.
+    """
+    codes = [int(code, 16) for code in identifier.split("-")]
+    if any(codes[0] in block for block in (*_SMILEYS, _CATS)):
+        return "smiley"
+    several = sum(code in _ONE for code in codes) > 1 or bool(_TWO & set(codes))
+    if several or not any(codes[0] in block for block in _PEOPLE):
+        return None
+    tones = [f"{code:x}" for code in codes if code in _TONES]
+    return f"person {tones[0] if tones else 'yellow'}"
 
 
 def _name(codes: Codes) -> str:

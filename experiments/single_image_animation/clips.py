@@ -49,16 +49,10 @@ def _read_target(name: str) -> Picture:
 
 
 def _fit(picture: Picture, crop: Box | None, size: int, which: str) -> Picture:
-    crop = crop or _middle(*picture.shape[:2])
+    crop = crop or images.middle_square(picture)
     name = f"--{which}-crop (None: the middle)"
     part = images.cut(picture, crop, name=name, inside=f"the {which}")
     return images.resize_to(part, (size, size))
-
-
-def _middle(height: int, width: int) -> Box:
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
 
 
 def draw_clip(frames: int, size: int) -> np.ndarray:

@@ -243,6 +243,63 @@ def test_pictures_equal_to_one_of_the_test_are_not_trained_on():
     assert sorted(map(len, divided.values())) in ([0, 0, 0, 3], [0, 0, 3, 3])
 
 
+def test_men_and_women_who_do_the_same_are_never_divided(tmp_path, put):
+    from experiments.datasets import emoji
+
+    signs = {"man": "1f468", "woman": "1f469"}
+    names = {
+        f"{sign}{tone}-200d-{job:x}": (kind, job, tone)
+        for job in range(0x1F33E, 0x1F35E)
+        for tone in ("", "-1f3fb")
+        for kind, sign in signs.items()
+    }
+    pictures = {
+        f"package/assets/{name}.webp": webp(flat((kind == "man", job % 256, len(tone))))
+        for name, (kind, job, tone) in names.items()
+    }
+    family, alone = "1f468-200d-1f469-200d-1f466", "1f468-200d-1f680"
+    for name in ("2642-fe0f", "2640-fe0f", family, "1f469-200d-1f469-200d-1f466", alone):
+        pictures[f"package/assets/{name}.webp"] = webp(flat((0, 0, 0)))
+    put("@lobehub/fluent-emoji-3d", pictures)
+    parts = {
+        split: opened("fluent_people", tmp_path, split)
+        for split in ("man_train", "woman_train", "man_test", "woman_test")
+    }
+    bases = {split: {e["base"] for e in part} for split, part in parts.items()}
+    assert all(bases.values())
+    assert sum(map(len, bases.values())) - len(bases["man_test"]) == 32  # no family, no rocket
+    assert not bases["man_train"] & bases["woman_train"]
+    assert not (bases["man_train"] | bases["woman_train"]) & bases["man_test"]
+    assert [e["base"] for e in parts["man_test"]] == [e["base"] for e in parts["woman_test"]]
+    for split, part in parts.items():
+        for example in part:
+            sign = signs[split.split("_")[0]]
+            assert example["id"].startswith(sign)
+            assert example["image"][0, 0, 0] == split.startswith("man")
+    same = [(0x1F468, 0x200D, job) for job in range(0x1F33E, 0x1F35E)]
+    same += [(0x1F469, *codes[1:]) for codes in same]
+    divided = emoji.divide_people(dict.fromkeys(same, b"same"))
+    assert divided["man_test"]
+    assert divided["man_train"] == divided["woman_train"] == []
+
+
+def test_kinds_of_emoji_can_take_each_others_place():
+    from experiments.datasets import emoji
+
+    kinds = {
+        "1f600": "smiley",
+        "1f63a": "smiley",  # a cat's
+        "1f468-200d-1f680": "person yellow",
+        "1f469-1f3fb-200d-1f680": "person 1f3fb",
+        "1f937-1f3ff-200d-2640": "person 1f3ff",
+        "1f468-200d-1f469-200d-1f466": None,  # a family
+        "1f46f-200d-2642": None,
+        "1f680": None,
+        "1f44b-1f3fb": None,
+    }
+    assert {name: emoji.kind_of(name) for name in kinds} == kinds
+
+
 def clip(count, colour):
     frames = [Image.new("RGBA", (8, 8), (*colour, 255 if k else 0)) for k in range(count)]
     frames = [frame.point(lambda v, k=k: max(0, v - k)) for k, frame in enumerate(frames)]
