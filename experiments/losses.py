@@ -1,10 +1,12 @@
 """What the experiments' baselines share beside the losses of cxjax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from cxjax import points
 
 
 def relative(
@@ -21,6 +23,28 @@ def relative(
       `loss(x, y) / loss(0, y)`.
     """
     return loss(x, y) / loss(jnp.zeros_like(y), y)
+
+
+def over_batch(
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
+    made: Mapping[str, jax.Array],
+    given: Mapping[str, jax.Array],
+    layers: Sequence[str],
+) -> jax.Array:
+    """A loss of two sets of features, summed over layers, mean over the batch.
+
+    Args:
+      loss: Loss of two sets of points, `(n, c)` and `(m, c)`.
+      made: Features of the images being made, `{layer: (b, h, w, c)}`.
+      given: Features of the references.
+      layers: Layers to compare.
+
+    Returns:
+      A scalar.
+    """
+    weights = dict.fromkeys(layers, 1.0)
+    each = lambda x, y: points.over_layers(loss, x, y, weights=weights)
+    return jax.vmap(each)(made, given).mean()
 
 
 def adversarial(

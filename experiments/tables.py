@@ -3,6 +3,7 @@
 So a table can be stopped at any time and gone on with, by several processes too.
 """
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,42 @@ from experiments.cli import flag, from_json, to_json
 from experiments.locks import alone
 
 Figures = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableConfig:
+    """Makes the tables: runs what has no result yet. It can be stopped at any time, and goes on."""
+
+    results: Path
+    """Folder of the runs' small files; that beside the experiment holds the README's figures."""
+    runs: Path
+    """Folder of the runs themselves."""
+    missing: bool = True
+    """Whether to run what is missing, or only to show what is there."""
+
+
+def collect_trained(
+    runs: Mapping[str, Any], run: Callable[[Any], Figures], config: TableConfig
+) -> dict[str, Figures]:
+    """As `collect`, of training runs that go on in their folder where they were stopped.
+
+    Args:
+      runs: Configurations by name, with `out` and `resume`.
+      run: `(configuration) -> figures`.
+      config: Where the files are.
+
+    Returns:
+      The figures by name; without `config.missing`, of the runs that have a file.
+    """
+
+    def measure(name: str, one: Any) -> Figures:
+        folder = config.runs / name
+        begun = (folder / "config.json").exists()
+        return run(dataclasses.replace(one, out=folder, resume=begun))
+
+    if not config.missing:
+        runs = {n: one for n, one in runs.items() if (config.results / f"{n}.json").exists()}
+    return collect(runs, measure, config.results)
 
 
 def collect(

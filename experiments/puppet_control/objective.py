@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 
 import cxjax
-from cxjax import points
 from cxjax.models import patchgan
 from cxjax.training.step import LossFn
 from experiments.generators import Features, generator_of, make_features
-from experiments.losses import adversarial, relative
+from experiments.losses import adversarial, over_batch, relative
 from experiments.puppet_control.config import Config
 
 DISCRIMINATOR = "discriminator"
@@ -59,12 +58,7 @@ def make_loss(
         features = make_features(config, layers)
     if config.loss == "pix2pix" and discriminator is None:
         discriminator = make_discriminator(config)
-    shallow, deep = (dict.fromkeys(ls, 1.0) for ls in (config.layers, config.deep_layers))
     contextual = functools.partial(cxjax.contextual_loss, bandwidth=config.bandwidth)
-
-    def over_layers(loss, made, given, weights):
-        each = lambda x, y: points.over_layers(loss, x, y, weights=weights)
-        return jax.vmap(each)(made, given).mean()
 
     def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         made = cast(jax.Array, model.apply(generator_of(params), batch["driver"]))
@@ -75,17 +69,17 @@ def make_loss(
         if features is not None and layers:
             of_made = features(made)
             of_puppet = jax.lax.stop_gradient(features(batch["puppet"]))
-            compare = functools.partial(over_layers, made=of_made, given=of_puppet)
+            compare = functools.partial(over_batch, made=of_made, given=of_puppet)
             perceptual = functools.partial(relative, cxjax.perceptual_loss)
             if config.loss in ("cx", "cx_perceptual"):
-                terms["contextual"] = compare(contextual, weights=shallow)
+                terms["contextual"] = compare(contextual, layers=config.layers)
             if config.loss == "cx_perceptual":
-                terms["perceptual"] = compare(perceptual, weights=deep)
+                terms["perceptual"] = compare(perceptual, layers=config.deep_layers)
             if config.loss in ("perceptual", "l1_perceptual"):
-                terms["perceptual"] = compare(perceptual, weights=shallow)
+                terms["perceptual"] = compare(perceptual, layers=config.layers)
             if config.loss == "gram":
                 terms["gram"] = compare(
-                    functools.partial(relative, cxjax.gram_loss), weights=shallow
+                    functools.partial(relative, cxjax.gram_loss), layers=config.layers
                 )
         if config.loss in ("l1", "l1_perceptual", "pix2pix"):
             terms["l1"] = cxjax.l1_loss(made, batch["puppet"])

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from experiments import tables
 from experiments.puppet_control import train
@@ -30,29 +29,21 @@ CHOSEN: dict[Loss, float] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PuppetTableConfig:
+class PuppetTableConfig(tables.TableConfig):
     """Makes the tables: runs what has no result yet. It can be stopped at any time, and goes on."""
 
     results: Path = OUT / "results"
-    """Folder of the runs' small files; that beside the experiment holds the README's figures."""
     runs: Path = OUT / "runs"
-    """Folder of the runs themselves."""
     part: tuple[str, ...] = ("main", "shift", "cat")
     """Tables to make: the losses over seeds, over shifts, and from smileys to cats."""
-    missing: bool = True
-    """Whether to run what is missing, or only to show what is there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TuneConfig:
+class TuneConfig(tables.TableConfig):
     """Tries learning rates for each loss, on the validation actions."""
 
     results: Path = OUT / "results"
-    """Folder of the runs' small files; they go to `tuning` in it."""
     runs: Path = OUT / "runs"
-    """Folder of the runs themselves."""
-    missing: bool = True
-    """Whether to run what is missing, or only to show what is there."""
 
 
 def settings(loss: Loss) -> Config:
@@ -96,7 +87,7 @@ def tuning_runs() -> dict[str, Config]:
 def make(config: PuppetTableConfig) -> None:
     """Makes the tables and shows them."""
     chosen = {n: c for n, c in table_runs().items() if n.split("/")[0] in config.part}
-    found = _collect(chosen, config)
+    found = tables.collect_trained(chosen, train.run, config)
     for part, show in (("main", _main_table), ("cat", _cat_table), ("shift", _shift_table)):
         if part in config.part:
             print(f"\n{show(found)}")
@@ -104,26 +95,13 @@ def make(config: PuppetTableConfig) -> None:
 
 def tune(config: TuneConfig) -> None:
     """Makes the sweep and shows it."""
-    found = _collect(tuning_runs(), config)
+    found = tables.collect_trained(tuning_runs(), train.run, config)
     rows = []
     for loss in TRAINED:
         names = [f"tuning/{loss}-{rate:g}" for rate in RATES]
         scores = [f"{found[n]['whole']['lpips']:.4f}" if n in found else "" for n in names]
         rows.append([NAMES[loss], *scores])
     print(tables.markdown(["LPIPS, validation", *(f"{rate:g}" for rate in RATES)], rows))
-
-
-def _collect(
-    runs: Mapping[str, Config], config: PuppetTableConfig | TuneConfig
-) -> dict[str, tables.Figures]:
-    def measure(name: str, run: Config) -> dict[str, Any]:
-        folder = config.runs / name
-        begun = (folder / "config.json").exists()
-        return train.run(dataclasses.replace(run, out=folder, resume=begun))
-
-    if not config.missing:
-        runs = {n: run for n, run in runs.items() if (config.results / f"{n}.json").exists()}
-    return tables.collect(runs, measure, config.results)
 
 
 def _main_table(found: Mapping[str, tables.Figures]) -> str:
@@ -143,7 +121,7 @@ def _main_table(found: Mapping[str, tables.Figures]) -> str:
 
 def _cat_table(found: Mapping[str, tables.Figures]) -> str:
     rows = [
-        [name, f"{figures['nearest']:.3f}", f"{figures['kid']:.2f}"]
+        [name, f"{figures['nearest']:.3f}", f"{figures['kid']:.3f}"]
         for loss, name in NAMES.items()
         if (figures := found.get(f"cat/{loss}"))
     ]

@@ -12,7 +12,7 @@ import cxjax
 from cxjax import points
 from cxjax.training.step import LossFn
 from experiments.generators import Features
-from experiments.losses import relative
+from experiments.losses import over_batch, relative
 from experiments.single_image_animation.config import Config
 
 
@@ -36,9 +36,7 @@ def make_loss(config: Config, model: nn.Module, features: Features, target: np.n
         to_target, to_source = (
             functools.partial(relative, loss) for loss in (cxjax.gram_loss, cxjax.l2_loss)
         )
-    target_layers, source_layers = (
-        dict.fromkeys(layers, 1.0) for layers in (config.target_layers, config.source_layers)
-    )
+    target_layers = dict.fromkeys(config.target_layers, 1.0)
 
     def loss_fn(params, batch, key):
         made = features(cast(jax.Array, model.apply(params, batch["image"])))
@@ -46,11 +44,9 @@ def make_loss(config: Config, model: nn.Module, features: Features, target: np.n
             lambda x: points.over_layers(to_target, x, of_target, weights=target_layers)
         )(made).mean()
         source_loss = jnp.zeros(())
-        if source_layers:
+        if config.source_layers:
             given = jax.lax.stop_gradient(features(batch["image"]))
-            source_loss = jax.vmap(
-                lambda x, y: points.over_layers(to_source, x, y, weights=source_layers)
-            )(made, given).mean()
+            source_loss = over_batch(to_source, made, given, config.source_layers)
         loss = target_loss + config.source_weight * source_loss
         return loss, {"target": target_loss, "source": source_loss}
 

@@ -1,0 +1,111 @@
+"""Settings of the unpaired domain transfer, and its named variants."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal, get_args
+
+from cxjax.features.vgg import check_known_layers
+from cxjax.options import check_option
+from experiments.cli import flag
+from experiments.generators import GeneratorConfig
+
+Loss = Literal["cx", "cx_target", "gram", "cyclegan", "histogram", "identity"]
+LOSSES: tuple[Loss, ...] = get_args(Loss)
+UNTRAINED: tuple[Loss, ...] = ("identity", "histogram")
+PAIRED = ("man-woman", "noto-fluent", "drawn")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(GeneratorConfig):
+    domains: str = "man-woman"
+    """Source and target: `man-woman` and `noto-fluent` are emoji with hidden true pairs; `celeb_a`
+    (male to female) and `cycle_gan/NAME` are sets of tensorflow-datasets without; `drawn` is made
+    on the spot."""
+    held_out: Literal["validation", "test"] = "validation"
+    """What is scored: settings are chosen on `validation`; `test` is for the table."""
+
+    loss: Loss = "cx"
+    """What is minimised: the Contextual Loss to the target and to the source; the same without the
+    source; Gram to the target with features of the source; CycleGAN's. Or, with nothing trained:
+    the colour histogram of a random target, or the source itself."""
+    target_layers: tuple[str, ...] = ("conv2_2", "conv3_2")
+    """Layers compared with the target's."""
+    source_layers: tuple[str, ...] = ("conv3_2", "conv4_2")
+    """Layers compared with the source's."""
+    bandwidth: float = 0.5
+    """h of the Contextual Loss."""
+    source_weight: float = 1.0
+    """Weight of the term to the source; that to the target has 1."""
+    cycle_weight: float = 10.0
+    """CycleGAN's weight of the two reconstructions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_option("--loss", self.loss, Loss)
+        if self.domains not in (*PAIRED, "celeb_a") and not self.domains.startswith("cycle_gan/"):
+            raise ValueError(
+                f"unknown --domains {self.domains!r}; known: {', '.join(PAIRED)}, celeb_a and "
+                "cycle_gan/NAME"
+            )
+        check_known_layers((*self.target_layers, *self.source_layers), self.network)
+        for name in ("target_layers", "source_layers"):
+            if not getattr(self, name):
+                raise ValueError(f"{flag(name)} needs at least one layer")
+        for name in ("source_weight", "cycle_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{flag(name)} must be at least 0; got {value}")
+        if not math.isfinite(self.bandwidth) or self.bandwidth <= 0:
+            raise ValueError(f"--bandwidth must be positive; got {self.bandwidth}")
+
+    @property
+    def default_out(self) -> Path:
+        """Where results go if --out does not say."""
+        return Path("out/domain_transfer") / f"{self.domains.replace('/', '-')}-{self.loss}"
+
+
+DEFAULT = Config(
+    size=64,
+    model="unet",
+    batch_size=8,
+    steps=800,
+    save_every=100,
+    sample_every=200,
+)
+# The authors' gender run, whose name is in their config.py: VGG19, conv3_2 and conv4_2 to the
+# target, conv4_2 to the source, h = 0.5; the rest as in their animation. Steps are not known.
+PAPER = dataclasses.replace(
+    DEFAULT,
+    domains="celeb_a",
+    network="vgg19",
+    size=256,
+    model="crn",
+    small=False,
+    batch_size=1,
+    steps=100_000,
+    learning_rate=1e-4,
+    schedule="constant",
+    target_layers=("conv3_2", "conv4_2"),
+    source_layers=("conv4_2",),
+    save_every=1000,
+    sample_every=1000,
+)
+VARIANTS = {
+    "default": DEFAULT,
+    "paper": PAPER,
+    "horse2zebra": dataclasses.replace(PAPER, domains="cycle_gan/horse2zebra"),
+    "smoke": dataclasses.replace(
+        DEFAULT,
+        domains="drawn",
+        model="crn",
+        size=32,
+        batch_size=2,
+        steps=2,
+        target_layers=("conv1_2", "conv2_1"),
+        source_layers=("conv2_1",),
+        save_every=1,
+        log_every=1,
+        sample_every=2,
+    ),
+}

@@ -1,0 +1,111 @@
+"""What is made of the held-out sources: pictures and scores."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import cxjax
+from cxjax.data import images
+from experiments import generators, metrics, tables
+from experiments.domain_transfer.config import Config
+from experiments.domain_transfer.domains import Domains
+from experiments.domain_transfer.judge import train_classifier
+from experiments.losses import over_batch
+
+FILE = "results.json"
+SHOWN = 10
+SCORES = {"lpips": "LPIPS", "ssim": "SSIM", "cx": "CX", "target": "judged target", "kid": "KID"}
+_AT_ONCE = 32
+_JUDGED_BY = 1000  # true pictures of each domain that the classifier learns from, at most
+
+
+def finish(
+    config: Config,
+    folder: Path,
+    *,
+    make: Callable[[np.ndarray], np.ndarray],
+    domains: Domains,
+    seconds: float | None,
+) -> dict[str, Any]:
+    """Writes what is made of the held-out sources, and its scores; returns these.
+
+    `seconds` is None where a run was resumed, and not all of its time is known.
+    """
+    given = domains.held_out_source.stack()
+    parts = [given[i : i + _AT_ONCE] for i in range(0, len(given), _AT_ONCE)]
+    made = np.clip(np.concatenate([np.asarray(make(part)) for part in parts]), 0, 1)
+    truth = domains.held_out_target.stack()
+    shown = np.linspace(0, len(given) - 1, SHOWN).round().astype(int)
+    rows = [given[shown], made[shown]] + ([truth[shown]] if domains.paired else [])
+    images.write_image(folder / "made.png", images.strip(list(made[shown]), gap=0))
+    images.write_image(folder / "strip.png", np.concatenate([images.strip(list(r)) for r in rows]))
+    figures = judge(config, made, truth, domains)
+    figures |= {"seconds": seconds, "device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    (folder / FILE).write_text(json.dumps(figures, indent=1) + "\n")
+    print(tables.markdown(*shown_scores({"": [figures]})))
+    return figures
+
+
+def judge(config: Config, made: np.ndarray, truth: np.ndarray, domains: Domains) -> dict[str, Any]:
+    """Scores of what was made: against each hidden truth if there are any, and as a set.
+
+    Returns:
+      `"lpips"`, `"ssim"`, and `"cx"`, the Contextual Loss on the layers that `cx` compares with the
+      target; `"target"`, the share that the classifier takes for the target, with its share of
+      right answers on true held-out pictures, `"classifier"`; `"kid"`. In pairs the classifier is
+      asked whether a result is nearer to its truth than to its source, by the log odds.
+    """
+    figures: dict[str, Any] = {}
+    if domains.paired:
+        features = jax.jit(generators.make_features(config, config.target_layers))
+
+        @jax.jit
+        def contextual(x, y):
+            return over_batch(cxjax.contextual_loss, x, y, config.target_layers)
+
+        figures["lpips"] = float(metrics.lpips(made, truth).mean())
+        figures["ssim"] = float(metrics.ssim(made, truth).mean())
+        pairs = zip(made, truth, strict=True)
+        losses = [contextual(*(features(image[None]) for image in pair)) for pair in pairs]
+        figures["cx"] = float(np.mean(losses))
+    few = (_first(domain, _JUDGED_BY) for domain in (domains.source, domains.target))
+    classify = train_classifier(*few)
+    odds, low, high = map(classify, (made, domains.held_out_source.stack(), truth))
+    if domains.paired:
+        right, taken = high > low, (odds > (low + high) / 2) == (high > low)
+    else:
+        right, taken = np.concatenate([high > 0, low < 0]), odds > 0
+    return figures | {
+        "target": float(taken.mean()),
+        "classifier": float(right.mean()),
+        "kid": metrics.kid(made, truth),
+    }
+
+
+def _first(domain: Any, count: int) -> np.ndarray:
+    indices = range(min(count, len(domain)))
+    return np.stack([domain.pictures[i] for i in indices]).astype(np.float32) / 255
+
+
+def shown_scores(rows: Mapping[str, list[Mapping[str, Any]]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table: by name, the figures of several seeds."""
+    digits = {"cx": 2, "target": 2}
+    names = [
+        name for name in SCORES if any(name in f for figures in rows.values() for f in figures)
+    ]
+    cells = [
+        [
+            row,
+            *(
+                tables.spread([f[name] for f in figures if name in f], digits.get(name, 3))
+                for name in names
+            ),
+            tables.spread([f["seconds"] for f in figures if f.get("seconds")], 0),
+        ]
+        for row, figures in rows.items()
+    ]
+    return ["", *(SCORES[name] for name in names), "seconds"], cells

@@ -1,0 +1,101 @@
+"""The tables: every loss on both pairs of domains, over seeds."""
+
+import dataclasses
+from pathlib import Path
+
+from experiments import tables
+from experiments.domain_transfer import train
+from experiments.domain_transfer.config import DEFAULT, LOSSES, UNTRAINED, Config, Loss
+from experiments.domain_transfer.results import shown_scores
+
+OUT = Path("out/domain_transfer")
+DOMAINS = ("man-woman", "noto-fluent")
+SEEDS = (0, 1)
+RATES = (3e-4, 1e-3, 3e-3)  # tried for each loss
+TRAINED: tuple[Loss, ...] = tuple(loss for loss in LOSSES if loss not in UNTRAINED)
+NAMES: dict[Loss, str] = {
+    "identity": "identity: the source itself",
+    "histogram": "colour histogram of a random target",
+    "gram": "Gram + features of the source",
+    "cyclegan": "CycleGAN (in minutes: no fair one)",
+    "cx_target": "CX without the source term",
+    "cx": "CX",
+}
+# Of RATES the best for each loss by LPIPS on the validation pairs of man-woman: `tune` made them.
+CHOSEN: dict[Loss, float] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferTableConfig(tables.TableConfig):
+    """Makes the tables: runs what has no result yet. It can be stopped at any time, and goes on."""
+
+    results: Path = OUT / "results"
+    runs: Path = OUT / "runs"
+    domains: tuple[str, ...] = DOMAINS
+    """Pairs of domains to make the table of."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuneConfig(tables.TableConfig):
+    """Tries learning rates for each loss, on the validation pairs of men and women."""
+
+    results: Path = OUT / "results"
+    runs: Path = OUT / "runs"
+
+
+def settings(loss: Loss) -> Config:
+    """The configuration of a loss in the tables."""
+    beta1 = 0.5 if loss == "cyclegan" else DEFAULT.beta1
+    rate = CHOSEN.get(loss, DEFAULT.learning_rate)
+    return dataclasses.replace(DEFAULT, loss=loss, beta1=beta1, learning_rate=rate)
+
+
+def table_runs() -> dict[str, Config]:
+    """The configurations of all runs of the tables, by name."""
+    return {
+        f"{domains}/{loss}-seed{seed}": dataclasses.replace(
+            settings(loss), domains=domains, held_out="test", seed=seed
+        )
+        for domains in DOMAINS
+        for seed in SEEDS
+        for loss in NAMES
+        if loss != "identity" or seed == SEEDS[0]
+    }
+
+
+def tuning_runs() -> dict[str, Config]:
+    """The configurations of the sweep, a quarter as long as the table's."""
+    return {
+        f"tuning/{loss}-{rate:g}": dataclasses.replace(
+            settings(loss), learning_rate=rate, steps=DEFAULT.steps // 4
+        )
+        for rate in RATES
+        for loss in TRAINED
+    }
+
+
+def make(config: TransferTableConfig) -> None:
+    """Makes the tables and shows them."""
+    chosen = {n: c for n, c in table_runs().items() if n.split("/")[0] in config.domains}
+    found = tables.collect_trained(chosen, train.run, config)
+    for domains in config.domains:
+        rows = {
+            name: [f for n, f in found.items() if n.startswith(f"{domains}/{loss}-seed")]
+            for loss, name in NAMES.items()
+        }
+        header, cells = shown_scores({name: row for name, row in rows.items() if row})
+        print(f"\n{tables.markdown([domains, *header[1:]], cells)}")
+        right = {f"{figures['classifier']:.2f}" for row in rows.values() for figures in row}
+        print(f"\nThe classifier is right on true held-out pictures: {', '.join(sorted(right))}.")
+
+
+def tune(config: TuneConfig) -> None:
+    """Makes the sweep and shows it."""
+    found = tables.collect_trained(tuning_runs(), train.run, config)
+    rows = []
+    for loss in TRAINED:
+        names = [f"tuning/{loss}-{rate:g}" for rate in RATES]
+        rows.append(
+            [NAMES[loss], *(f"{found[n]['lpips']:.4f}" if n in found else "" for n in names)]
+        )
+    print(tables.markdown(["LPIPS, validation", *(f"{rate:g}" for rate in RATES)], rows))
