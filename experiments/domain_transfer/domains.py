@@ -172,8 +172,8 @@ def _lazy(config: Config, source: Source, indices: Sequence[int] | np.ndarray) -
 
 
 def _fit(picture: np.ndarray, size: int) -> np.ndarray:
-    square = images.cut(picture, images.middle_square(picture))
-    scaled = images.resize_to(square.astype(np.float32) / 255, (size, size))
+    image = picture.astype(np.float32) / 255
+    scaled = images.resize_to(images.cut(image, images.middle_square(image)), (size, size))
     return (scaled * 255).round().astype(np.uint8)
 
 

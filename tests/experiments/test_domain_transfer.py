@@ -1,0 +1,313 @@
+"""Domain transfer end to end on drawn pictures: domains, losses, training, scores, the table."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import cxjax
+from cxjax.data import pipeline
+from experiments import cli, generators
+from experiments.domain_transfer import domains, judge, objective, results, table, train
+from experiments.domain_transfer.config import LOSSES, UNTRAINED, VARIANTS
+
+SMOKE = VARIANTS["smoke"]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return domains.read_domains(SMOKE)
+
+
+# --- Data ---
+
+
+def test_a_target_is_drawn_at_random_among_those_alike(drawn):
+    stream = pipeline.batches(
+        domains.Sources(drawn.source),
+        batch_size=10,
+        seed=0,
+        transform=domains.random_targets(drawn.target),
+    )
+    met = set()
+    known = {
+        kind: [picture.astype(np.float32) / 255 for picture in domain.pictures]
+        for kind, domain in (("source", drawn.source), ("target", drawn.target))
+    }
+    for _ in range(6):
+        batch = next(stream)
+        for pair in zip(batch["source"], batch["target"], strict=True):
+            source, target = (
+                next(n for n, one in enumerate(known[kind]) if np.array_equal(one, picture))
+                for kind, picture in zip(known, pair, strict=True)
+            )
+            assert drawn.target.kinds[target] == drawn.source.kinds[source]
+            met.add((source, target))
+    assert len(met) > 30  # of 50
+    again = pipeline.batches(
+        domains.Sources(drawn.source),
+        batch_size=10,
+        seed=0,
+        transform=domains.random_targets(drawn.target),
+    )
+    first = next(again)
+    assert not np.array_equal(first["target"], batch["target"])
+
+
+def _rows(split):
+    """Rows of the sets of emoji, and of celebrities."""
+    names = ["1f600", "1f680", *(f"1f468-200d-{job:x}" for job in range(0x1F33E, 0x1F36E))]
+    return [
+        {"image": np.full((20, 30, 3), number, np.uint8), "id": name, "base": name, "split": split}
+        for number, name in enumerate(names)
+    ]
+
+
+def test_test_pairs_are_halved_by_base_and_unlike_things_left_out(monkeypatch):
+    monkeypatch.setattr(domains.datasets, "open_source", lambda name, split: _rows(split))
+    for name in ("man-woman", "noto-fluent"):
+        parts = {
+            held_out: domains.read_domains(
+                dataclasses.replace(SMOKE, domains=name, held_out=held_out, size=8)
+            )
+            for held_out in ("validation", "test")
+        }
+        seen = {}
+        for held_out, found in parts.items():
+            assert found.paired
+            assert len(found.source) == len(found.target) == 49  # all but the rocket
+            assert set(found.source.kinds) == {"smiley", "person yellow"}
+            assert found.source.pictures[0].shape == (8, 8, 3)
+            values = [int(p[0, 0, 0]) for p in found.held_out_source.pictures]
+            assert values == [int(p[0, 0, 0]) for p in found.held_out_target.pictures]
+            seen[held_out] = set(values)
+        assert len(seen["validation"]) > 10
+        assert len(seen["test"]) > 10
+        assert seen["validation"] | seen["test"] == set(range(50)) - {1}
+        assert not seen["validation"] & seen["test"]
+
+
+class Counted(list):
+    """A source that counts what is read of it."""
+
+    read = 0
+
+    def __getitem__(self, index):
+        self.read += 1
+        return super().__getitem__(index)
+
+
+def test_sets_without_pairs_are_read_as_they_are_needed(monkeypatch):
+    celebrities = Counted(
+        {"image": np.full((22, 18, 3), n % 256, np.uint8), "attributes": {"Male": n % 3 == 0}}
+        for n in range(1500)
+    )
+    monkeypatch.setattr(domains.datasets, "open_source", lambda name, split: celebrities)
+    found = {
+        held_out: domains.read_domains(
+            dataclasses.replace(SMOKE, domains="celeb_a", held_out=held_out, size=8)
+        )
+        for held_out in ("validation", "test")
+    }
+    assert not found["test"].paired
+    assert len(found["test"].source) == 500 - 400
+    assert len(found["test"].target) == 1000 - 400
+    last_men = [n % 256 for n in range(1500) if n % 3 == 0][-400:]
+    for part, expected in (("validation", last_men[:200]), ("test", last_men[200:])):
+        pictures = found[part].held_out_source.pictures
+        assert [int(pictures[i][0, 0, 0]) for i in (0, 1, 199)] == [
+            expected[i] for i in (0, 1, 199)
+        ]
+    before = celebrities.read
+    assert before < 2 * 1500 + 10
+    assert found["test"].target.pictures[3].shape == (8, 8, 3)
+    assert celebrities.read == before + 1
+    few = Counted(celebrities[:900])
+    monkeypatch.setattr(domains.datasets, "open_source", lambda name, split: few)
+    with pytest.raises(ValueError, match="domain of 300 pictures: too few to hold out twice 200"):
+        domains.read_domains(dataclasses.replace(SMOKE, domains="celeb_a"))
+
+
+def test_horses_and_zebras_have_splits_of_their_own(monkeypatch):
+    shades = {"trainA": 10, "trainB": 20, "testA": 30, "testB": 40}
+    read = lambda name, split: [
+        {"image": np.full((9, 9, 3), shades[split] + n // 20, np.uint8)} for n in range(40)
+    ]
+    monkeypatch.setattr(domains.datasets, "open_source", read)
+    config = dataclasses.replace(SMOKE, domains="cycle_gan/horse2zebra", held_out="test", size=9)
+    found = domains.read_domains(config)
+    shown = (found.source, found.target, found.held_out_source, found.held_out_target)
+    assert [int(part.pictures[0][0, 0, 0]) for part in shown] == [10, 20, 30, 40]
+    found = domains.read_domains(dataclasses.replace(config, held_out="validation"))
+    shown = (found.source, found.target, found.held_out_source, found.held_out_target)
+    assert [int(part.pictures[0][0, 0, 0]) for part in shown] == [10, 20, 11, 21]
+    assert [len(part) for part in shown] == [32, 32, 4, 4]
+
+
+# --- Losses ---
+
+
+class Shade:
+    """A generator of one parameter: what it makes is known."""
+
+    @staticmethod
+    def apply(params, images):
+        return images * params
+
+
+@pytest.fixture(scope="module")
+def batch(drawn):
+    return {"source": drawn.source.stack()[:2], "target": drawn.target.stack()[:2]}
+
+
+def test_every_loss_is_the_sum_that_it_is_named_after(batch):
+    features = generators.make_features(SMOKE, ("conv1_2", "conv2_1"))
+    made, source, target = (features(i) for i in (0.7 * batch["source"], *batch.values()))
+    points = lambda maps: maps.reshape(maps.shape[0], -1, maps.shape[-1])
+
+    def contextual(x, y, layer):
+        pairs = zip(points(x[layer]), points(y[layer]), strict=True)
+        return np.mean([cxjax.contextual_loss(a, b, bandwidth=0.5) for a, b in pairs])
+
+    to_target = sum(contextual(made, target, layer) for layer in ("conv1_2", "conv2_1"))
+    to_source = contextual(made, source, "conv2_1")
+    for loss, expected in (("cx", to_target + 0.5 * to_source), ("cx_target", to_target)):
+        config = dataclasses.replace(SMOKE, loss=loss, source_weight=0.5)
+        given = {layer: features for layer in objective.layers_of(config)}
+        assert ("conv1_2" in given, "conv2_1" in given) == (True, True)
+        loss_fn = objective.make_loss(config, Shade, features)
+        value, terms = jax.jit(loss_fn)(jnp.float32(0.7), batch, None)
+        np.testing.assert_allclose(value, expected, rtol=1e-4)
+        np.testing.assert_allclose(terms["target"], to_target, rtol=1e-4)
+    config = dataclasses.replace(SMOKE, loss="gram")
+    _, terms = jax.jit(objective.make_loss(config, Shade, features))(jnp.float32(0.7), batch, None)
+    x, y = (np.asarray(f["conv2_1"], np.float64) for f in (made, source))
+    expected = np.mean(((x - y) ** 2).sum(axis=(1, 2, 3)) / (y**2).sum(axis=(1, 2, 3)))
+    np.testing.assert_allclose(terms["source"], expected, rtol=1e-4)
+
+
+class Judge:
+    @staticmethod
+    def apply(params, images):
+        return params * images.mean(axis=(1, 2, 3))
+
+
+def test_cyclegan_goes_there_and_back_and_trains_each_network_by_its_own(batch):
+    config = dataclasses.replace(SMOKE, loss="cyclegan")
+    names = ("generator", *objective.other_networks(config))
+    assert names == ("generator", "backward", "source_judge", "target_judge")
+    params = dict(zip(names, map(jnp.float32, (0.8, 1.1, 0.3, 0.6)), strict=True))
+    loss_fn = objective._cyclegan(config, Shade, {n: (Judge, 3) for n in names[1:]})
+    (value, terms), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params, batch, None)
+    s, t = (batch[name].astype(np.float64) for name in ("source", "target"))
+    mean = lambda image: image.mean(axis=(1, 2, 3))
+
+    def expected(g, f, ds, dt, part):
+        cycle = np.abs(f * g * s - s).mean() + np.abs(g * f * t - t).mean()
+        fooled = ((dt * mean(g * s) - 1) ** 2).mean() + ((ds * mean(f * t) - 1) ** 2).mean()
+        judged = ((dt * mean(t) - 1) ** 2).mean() + ((dt * mean(g * s)) ** 2).mean()
+        judged += ((ds * mean(s) - 1) ** 2).mean() + ((ds * mean(f * t)) ** 2).mean()
+        return {"generators": 10 * cycle + fooled, "judges": judged / 2}[part]
+
+    at = [0.8, 1.1, 0.3, 0.6]
+    total = expected(*at, "generators") + expected(*at, "judges")
+    np.testing.assert_allclose(value, total, rtol=1e-4)
+    for number, name in enumerate(names):
+        part = "generators" if number < 2 else "judges"
+        moved = [[a + h * (n == number) for n, a in enumerate(at)] for h in (1e-6, -1e-6)]
+        slope = (expected(*moved[0], part) - expected(*moved[1], part)) / 2e-6
+        assert abs(slope) > 1e-3
+        np.testing.assert_allclose(grads[name], slope, rtol=1e-3)
+
+
+# --- Runs and scores ---
+
+
+@pytest.mark.parametrize("loss", ["cx", "cyclegan", "histogram"])
+def test_a_run_ends_with_scores_and_pictures(tmp_path, capsys, loss):
+    out = tmp_path / "run"
+    options = ("--variant", "smoke", "--loss", loss, "--out", str(out))
+    module = "experiments.domain_transfer"
+    assert cli.main(train.run, VARIANTS, module=module, description="", arguments=options) == 0
+    figures = json.loads((out / "results.json").read_text())
+    assert {"lpips", "ssim", "cx", "target", "classifier", "kid"} <= figures.keys()
+    assert "judged target" in capsys.readouterr().out
+    strip = np.asarray(Image.open(out / "strip.png"))
+    rows = strip.reshape(3, SMOKE.size, -1, 3) * 1.0
+    assert np.abs(rows[0] - rows[1]).mean() > 1
+    if loss == "histogram":  # what stays is where things are
+        assert figures["lpips"] > 0.01
+        shape = (rows[1] < 250).any(axis=-1) == (rows[0] < 250).any(axis=-1)
+        assert shape.mean() > 0.7
+
+
+def test_the_truth_gets_the_best_scores_and_the_source_does_not(drawn):
+    truth, source = drawn.held_out_target.stack(), drawn.held_out_source.stack()
+    best = results.judge(SMOKE, truth, truth, drawn)
+    own = results.judge(SMOKE, source, truth, drawn)
+    assert best["lpips"] == pytest.approx(0, abs=1e-6)
+    assert best["ssim"] == pytest.approx(1)
+    assert best["cx"] < own["cx"] - 0.5  # not 0: points of one white are matches of each other
+    assert best["target"] == 1
+    assert own["target"] == 0
+    assert best["classifier"] == own["classifier"] == 1
+    assert best["kid"] < own["kid"]
+    unpaired = dataclasses.replace(drawn, paired=False)
+    assert "lpips" not in results.judge(SMOKE, truth, truth, unpaired)
+
+
+def test_the_classifier_minimises_what_it_says(drawn):
+    source, target = drawn.source.stack(), drawn.target.stack()
+    classify = judge.train_classifier(source, target)
+    assert (classify(target) > 0).all()
+    assert (classify(source) < 0).all()
+    backwards = judge.train_classifier(target, source)
+    np.testing.assert_allclose(backwards(source), -classify(source), rtol=0.05, atol=0.02)
+
+
+def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def run(config):
+        asked.append(config)
+        figures = {"lpips": 0.1 + config.seed / 10, "ssim": 0.5, "cx": 1.0, "target": 0.5}
+        return figures | {"kid": 0.2, "classifier": 0.9, "seconds": 60.0 + config.seed}
+
+    monkeypatch.setattr(table.train, "run", run)
+    options = {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+    table.make(table.TransferTableConfig(**options))
+    said = capsys.readouterr().out
+    assert "| CX | 0.150 ± 0.071 | 0.500 ± 0.000 |" in said
+    assert "| identity: the source itself | 0.100 | 0.500 |" in said
+    assert len(asked) == 2 * (2 * len(LOSSES) - 1)
+    assert {config.held_out for config in asked} == {"test"}
+    table.make(table.TransferTableConfig(**options))
+    assert len(asked) == 2 * (2 * len(LOSSES) - 1)
+    table.tune(table.TuneConfig(**options))
+    tried = asked[2 * (2 * len(LOSSES) - 1) :]
+    assert len(tried) == len(table.RATES) * (len(LOSSES) - len(UNTRAINED))
+    assert {config.held_out for config in tried} == {"validation"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"domains": "dogs"}, "unknown --domains 'dogs'; known: man-woman, noto-fluent, drawn"),
+        ({"loss": "l1"}, "unknown --loss 'l1'"),
+        ({"target_layers": ()}, "--target-layers needs at least one layer"),
+        ({"source_layers": ("conv9_1",)}, "vgg16 has no layer 'conv9_1'"),
+        ({"cycle_weight": -1.0}, "--cycle-weight must be at least 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMOKE, **options)
+
+
+def test_more_pictures_in_a_batch_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="--batch-size 11 is more than the 10 source pictures"):
+        domains.read_domains(dataclasses.replace(SMOKE, batch_size=11))
