@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "cxjax": {"cxjax.losses", "cxjax.features", "cxjax.points", "cxjax.training"},
     "experiments": {
         *("cxjax", "cxjax.distances", "cxjax.losses", "cxjax.features", "cxjax.data"),
-        *("cxjax.points", "cxjax.models", "cxjax.training"),
+        *("cxjax.options", "cxjax.points", "cxjax.models", "cxjax.training"),
     },
 }
 

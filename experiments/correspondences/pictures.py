@@ -1,0 +1,40 @@
+"""The pictures that come with installed packages: all in the public domain, or CC0."""
+
+import importlib.resources
+from pathlib import Path
+from typing import Literal
+
+from cxjax.data import images
+
+PORTRAITS = {  # package, file, head and shoulders
+    "astronaut": ("skimage", "data/astronaut.png", (85, 0, 365, 280)),
+    "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", (70, 0, 450, 380)),
+}
+Photograph = Literal["astronaut", "coffee", "chelsea", "rocket"]
+_FILES = {
+    "astronaut": "astronaut.png",
+    "coffee": "coffee.png",
+    "chelsea": "chelsea.png",
+    "rocket": "rocket.jpg",
+}
+
+
+def portrait(path: Path | None, crop: images.Box | None, name: str) -> images.Picture:
+    """A user's own picture, or else the portrait of this name."""
+    if path is not None:
+        return images.read_image(path, crop=crop)
+    package, file, own_crop = PORTRAITS[name]
+    return _read(package, file, crop or own_crop)
+
+
+def photograph(name: Photograph, *, shortest_side: int) -> images.Picture:
+    """A photograph of scikit-image, scaled."""
+    picture = _read("skimage", f"data/{_FILES[name]}", None)
+    height, width = picture.shape[:2]
+    longest = round(shortest_side * max(height, width) / min(height, width))
+    return images.resize(picture, longest_side=longest)
+
+
+def _read(package: str, file: str, crop: images.Box | None) -> images.Picture:
+    with importlib.resources.as_file(importlib.resources.files(package) / file) as found:
+        return images.read_image(found, crop=crop)

@@ -1,0 +1,59 @@
+"""Settings of the two clouds, and their named variants."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    out: Path | None = None
+    """Folder for the figure and the table, new or empty; without it a new one, out/gaussians."""
+    results: Path | None = None
+    """Folder of the measures' small files: what it has is not run again. Without it a new one in
+    --out. experiments/gaussians/results holds the figures of the README."""
+    points: int = 100
+    """Points of each cloud."""
+    draws: int = 1000
+    """Pairs of clouds that an expectation is the mean of; the same ones for every cell."""
+    largest: float = 10.0
+    """Shift and standard deviation of the target's cloud go from 0 to this."""
+    step: float = 0.5
+    """From one shift, or one standard deviation, to the next; 1 over a whole number."""
+    seed: int = 0
+    """Of the clouds."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("points", 2), ("draws", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} must be at least {least}; got {getattr(self, name)}")
+        if not 0 < self.step <= 1 or not _is_whole(1 / self.step):
+            raise ValueError(f"--step must be 1 over a whole number; got {self.step}")
+        if not 2 <= self.largest <= 1000 or not _is_whole(self.largest):
+            raise ValueError(f"--largest must be a whole number, 2 to 1000; got {self.largest}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must lie in 0 to 2**32 - 1; got {self.seed}")
+
+    @property
+    def steps_per_unit(self) -> int:
+        """Cells of the grid from one whole number to the next."""
+        return round(1 / self.step)
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The shifts, and the standard deviations."""
+        count = round(self.largest) * self.steps_per_unit
+        return tuple(i / self.steps_per_unit for i in range(count + 1))
+
+
+def _is_whole(value: float) -> bool:
+    return math.isclose(value, round(value), rel_tol=1e-6)
+
+
+VARIANTS = {
+    "default": Config(),
+    # The paper's clouds and ranges, which the default has too, on a finer grid. Its own step,
+    # draws, distance and bandwidth are not known.
+    "paper": Config(step=0.25),
+    "smoke": Config(points=20, draws=8, largest=4.0, step=1.0),
+}
