@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cxjax.data import images
 from experiments.cli import flag, from_json, to_json
 from experiments.locks import alone
 
@@ -50,6 +53,33 @@ def collect_trained(
     if not config.missing:
         runs = {n: one for n, one in runs.items() if (config.results / f"{n}.json").exists()}
     return collect(runs, measure, config.results)
+
+
+def write_rows(folder: Path, rows: Mapping[str, np.ndarray]) -> None:
+    """Writes pictures of a run, a row of images `(b, h, w, 3)` each, and all in one strip.
+
+    Args:
+      folder: The run's.
+      rows: What was given, what was made, and the truth if there is one, by name.
+    """
+    for name, row in rows.items():
+        images.write_image(folder / f"{name}.png", images.strip(list(row), gap=0))
+    strips = [images.strip(list(row)) for row in rows.values()]
+    images.write_image(folder / "strip.png", np.concatenate(strips))
+
+
+def write_gallery(path: Path, runs: Path, names: Sequence[str]) -> None:
+    """Writes what several runs made of the same, under what was given, over the truth if there is
+    one. Runs without pictures here are left out; if all are, nothing is written.
+    """
+    folders = [runs / name for name in names if (runs / name / "made.png").is_file()]
+    if not folders:
+        return
+    rows = [folders[0] / "given.png", *(folder / "made.png" for folder in folders)]
+    rows += [truth] if (truth := folders[0] / "truth.png").is_file() else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write_image(path, np.concatenate([images.read_image(row) for row in rows]))
+    print(f"\n{path}, from above: given, {', '.join(folder.name for folder in folders)}, truth")
 
 
 def collect(

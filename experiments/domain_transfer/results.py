@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 import cxjax
-from cxjax.data import images
 from experiments import generators, metrics, tables
 from experiments.domain_transfer.config import Config
 from experiments.domain_transfer.domains import Domains
@@ -40,9 +39,8 @@ def finish(
     made = np.clip(np.concatenate([np.asarray(make(part)) for part in parts]), 0, 1)
     truth = domains.held_out_target.stack()
     shown = np.linspace(0, len(given) - 1, SHOWN).round().astype(int)
-    rows = [given[shown], made[shown]] + ([truth[shown]] if domains.paired else [])
-    images.write_image(folder / "made.png", images.strip(list(made[shown]), gap=0))
-    images.write_image(folder / "strip.png", np.concatenate([images.strip(list(r)) for r in rows]))
+    rows = {"given": given[shown], "made": made[shown]}
+    tables.write_rows(folder, rows | ({"truth": truth[shown]} if domains.paired else {}))
     figures = judge(config, made, truth, domains)
     figures |= {"seconds": seconds, "device": jax.devices()[0].device_kind, "jax": jax.__version__}
     (folder / FILE).write_text(json.dumps(figures, indent=1) + "\n")

@@ -85,6 +85,8 @@ def make(config: TransferTableConfig) -> None:
         }
         header, cells = shown_scores({name: row for name, row in rows.items() if row})
         print(f"\n{tables.markdown([domains, *header[1:]], cells)}")
+        first = [f"{domains}/{loss}-seed{SEEDS[0]}" for loss in NAMES]
+        tables.write_gallery(config.runs / f"{domains}.webp", config.runs, first)
         right = {f"{figures['classifier']:.2f}" for row in rows.values() for figures in row}
         print(f"\nThe classifier is right on true held-out pictures: {', '.join(sorted(right))}.")
 

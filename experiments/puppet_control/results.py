@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from cxjax.data import images
 from experiments import metrics, tables
 from experiments.puppet_control.clips import Clip
 from experiments.puppet_control.config import Config
@@ -37,15 +36,14 @@ def finish(
     parts = [drivers[i : i + _AT_ONCE] for i in range(0, len(drivers), _AT_ONCE)]
     made = np.clip(np.concatenate([np.asarray(make(part)) for part in parts]), 0, 1)
     shown = np.linspace(0, len(drivers) - 1, SHOWN).round().astype(int)
-    rows = [drivers[shown], made[shown]]
+    rows = {"given": drivers[shown], "made": made[shown]}
     if config.pair == "smiley-cat":
         figures: dict[str, Any] = judge_by_sets(made, held_out)
     else:
         truth = np.concatenate([clip.puppet for clip in held_out]).astype(np.float32) / 255
         figures = judge(drivers, made, truth)
-        rows.append(truth[shown])
-    images.write_image(folder / "made.png", images.strip(list(made[shown]), gap=0))
-    images.write_image(folder / "strip.png", np.concatenate([images.strip(list(r)) for r in rows]))
+        rows["truth"] = truth[shown]
+    tables.write_rows(folder, rows)
     figures |= {"seconds": seconds, "device": jax.devices()[0].device_kind, "jax": jax.__version__}
     (folder / FILE).write_text(json.dumps(figures, indent=1) + "\n")
     print(_shown(figures))

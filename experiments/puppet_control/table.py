@@ -91,6 +91,14 @@ def make(config: PuppetTableConfig) -> None:
     for part, show in (("main", _main_table), ("cat", _cat_table), ("shift", _shift_table)):
         if part in config.part:
             print(f"\n{show(found)}")
+    for part, names in (
+        ("main", [f"main/{loss}-seed{SEEDS[0]}" for loss in NAMES]),
+        ("cat", [f"cat/{loss}" for loss in NAMES]),
+    ):
+        if part in config.part:
+            tables.write_gallery(config.runs / f"{part}.webp", config.runs, names)
+    if "shift" in config.part:
+        draw_shifts(found, config.runs / "shift.webp")
 
 
 def tune(config: TuneConfig) -> None:
@@ -136,3 +144,22 @@ def _shift_table(found: Mapping[str, tables.Figures]) -> str:
             cells = [f"{found[n]['whole'][score]:.{digits}f}" if n in found else "" for n in names]
             rows.append([f"{score.upper()}, {NAMES[loss]}", *cells])
     return tables.markdown(["shift by up to", *(f"{shift} px" for shift in SHIFTS)], rows)
+
+
+def draw_shifts(found: Mapping[str, tables.Figures], path: Path) -> None:
+    """Draws LPIPS against the shift, a line for each loss whose runs are all there."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for loss in SWEPT:
+        names = [f"shift/{loss}-{shift}" for shift in SHIFTS]
+        if all(name in found for name in names):
+            scores = [found[name]["whole"]["lpips"] for name in names]
+            axes.plot(SHIFTS, scores, marker="o", label=NAMES[loss])
+    axes.set(xlabel="largest shift in training, pixels of 64", ylabel="LPIPS, held-out actions")
+    axes.set_ylim(bottom=0)
+    if axes.lines:
+        axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
