@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 import cxjax
@@ -227,12 +228,20 @@ def test_cyclegan_goes_there_and_back_and_trains_each_network_by_its_own(batch):
 # --- Runs and scores ---
 
 
-@pytest.mark.parametrize("loss", ["cx", "cyclegan", "histogram"])
+def main(*arguments):
+    return cli.main(
+        train.run,
+        VARIANTS,
+        module="experiments.domain_transfer",
+        description="",
+        arguments=("--variant", "smoke", *arguments),
+    )
+
+
+@pytest.mark.parametrize("loss", ["cx", "histogram"])
 def test_a_run_ends_with_scores_and_pictures(tmp_path, capsys, loss):
     out = tmp_path / "run"
-    options = ("--variant", "smoke", "--loss", loss, "--out", str(out))
-    module = "experiments.domain_transfer"
-    assert cli.main(train.run, VARIANTS, module=module, description="", arguments=options) == 0
+    assert main("--loss", loss, "--out", str(out)) == 0
     figures = json.loads((out / "results.json").read_text())
     assert {"lpips", "ssim", "cx", "target", "classifier", "kid"} <= figures.keys()
     assert "judged target" in capsys.readouterr().out
@@ -243,6 +252,20 @@ def test_a_run_ends_with_scores_and_pictures(tmp_path, capsys, loss):
         assert figures["lpips"] > 0.01
         shape = (rows[1] < 250).any(axis=-1) == (rows[0] < 250).any(axis=-1)
         assert shape.mean() > 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"), [("celeb_a", "cyclegan"), ("cycle_gan/horse2zebra", "identity")]
+)
+def test_sets_of_tensorflow_datasets_are_run_by_their_names(tmp_path, monkeypatch, name, loss):
+    monkeypatch.setattr(domains, "_CELEBRITIES_HELD_OUT", 3)
+    out = tmp_path / "run"
+    with tfds.testing.mock_data(num_examples=30):
+        assert main("--domains", name, "--loss", loss, "--out", str(out)) == 0
+    figures = json.loads((out / "results.json").read_text())
+    assert {"target", "classifier", "kid"} <= figures.keys()
+    assert "lpips" not in figures
+    assert (out / "strip.png").is_file()
 
 
 def test_the_truth_gets_the_best_scores_and_the_source_does_not(drawn):

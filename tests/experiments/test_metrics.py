@@ -98,6 +98,10 @@ def test_lpips_and_its_features_agree_with_loops():
     pooled = both[0][-1].mean(axis=(0, 1))
     assert pooled.max() > 0.1
     np.testing.assert_allclose(metrics.alexnet_features(made)[0], pooled, rtol=1e-3, atol=1e-4)
+    second = both[0][1][:2, :2]  # maps of 4 x 4 pixels, of which each cell has 2 x 2
+    found = metrics.alexnet_features(made, layer=2, cells=2)[0].reshape(2, 2, -1)
+    np.testing.assert_allclose(found[0, 0], second.mean(axis=(0, 1)), rtol=1e-3, atol=1e-4)
+    assert np.abs(found[0, 0] - found[1, 1]).max() > 0.1
 
 
 def test_what_lies_outside_the_region_does_not_count():
