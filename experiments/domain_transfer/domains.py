@@ -105,7 +105,7 @@ def _emoji_domains(config: Config, name: str, source: str, target: str) -> Domai
 
     def held_out(row: Mapping[str, Any]) -> bool:
         odd = hashlib.sha256(f"half {row['base']}".encode()).digest()[0] % 2
-        return bool(odd) == (config.held_out == "test")
+        return bool(odd) == (config.held_out == "validation")
 
     return Domains(
         source=read(f"{source}_train"),
