@@ -33,6 +33,8 @@ class TransferTableConfig(tables.TableConfig):
     runs: Path = OUT / "runs"
     domains: tuple[str, ...] = DOMAINS
     """Pairs of domains to make the table of."""
+    losses: tuple[Loss, ...] = LOSSES
+    """Losses to run and show."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,11 @@ def tuning_runs() -> dict[str, Config]:
 
 def make(config: TransferTableConfig) -> None:
     """Makes the tables and shows them."""
-    chosen = {n: c for n, c in table_runs().items() if n.split("/")[0] in config.domains}
+    chosen = {
+        name: run
+        for name, run in table_runs().items()
+        if run.domains in config.domains and run.loss in config.losses
+    }
     found = tables.collect_trained(chosen, train.run, config)
     for domains in config.domains:
         rows = {

@@ -25,7 +25,7 @@ NAMES: dict[Loss, str] = {
     "cx_perceptual": "CX + 0.1 perceptual",
 }
 # Of RATES the best for each loss by LPIPS on the validation actions: `tune` made the runs.
-CHOSEN: dict[Loss, float] = {}
+CHOSEN: dict[Loss, float] = {"cx": 1e-3}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class PuppetTableConfig(tables.TableConfig):
     runs: Path = OUT / "runs"
     part: tuple[str, ...] = ("main", "shift", "cat")
     """Tables to make: the losses over seeds, over shifts, and from smileys to cats."""
+    losses: tuple[Loss, ...] = LOSSES
+    """Losses to run and show."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,11 @@ def tuning_runs() -> dict[str, Config]:
 
 def make(config: PuppetTableConfig) -> None:
     """Makes the tables and shows them."""
-    chosen = {n: c for n, c in table_runs().items() if n.split("/")[0] in config.part}
+    chosen = {
+        name: run
+        for name, run in table_runs().items()
+        if name.split("/")[0] in config.part and run.loss in config.losses
+    }
     found = tables.collect_trained(chosen, train.run, config)
     for part, show in (("main", _main_table), ("cat", _cat_table), ("shift", _shift_table)):
         if part in config.part:
@@ -117,6 +123,8 @@ def _main_table(found: Mapping[str, tables.Figures]) -> str:
     rows = []
     for loss, name in NAMES.items():
         of_seeds = [f for n, f in found.items() if n.startswith(f"main/{loss}-seed")]
+        if not of_seeds:
+            continue
         cells = [
             tables.spread([figures[part][score] for figures in of_seeds], digits)
             for part in ("whole", "region")
