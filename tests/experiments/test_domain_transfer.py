@@ -1,6 +1,7 @@
 """Domain transfer end to end on drawn pictures: domains, losses, training, scores, the table."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -225,6 +226,19 @@ def test_cyclegan_goes_there_and_back_and_trains_each_network_by_its_own(batch):
         np.testing.assert_allclose(grads[name], slope, rtol=1e-3)
 
 
+def test_cyclegan_has_a_gradient_for_each_of_its_four_networks(batch):
+    config = dataclasses.replace(SMOKE, loss="cyclegan")
+    model, others = generators.make_model(config), objective.other_networks(config)
+    init = functools.partial(generators._initial, config, model, others)
+    params = jax.eval_shape(init, jax.random.key(0))
+    loss_fn = jax.value_and_grad(objective.make_loss(config, model, None), has_aux=True)
+    (loss, terms), grads = jax.eval_shape(loss_fn, params, batch, None)
+    assert loss.shape == ()
+    assert len(terms) == 5
+    assert jax.tree.structure(grads) == jax.tree.structure(params)
+    assert set(params) == {"generator", "backward", "source_judge", "target_judge"}
+
+
 # --- Runs and scores ---
 
 
@@ -254,14 +268,12 @@ def test_a_run_ends_with_scores_and_pictures(tmp_path, capsys, loss):
         assert shape.mean() > 0.7
 
 
-@pytest.mark.parametrize(
-    ("name", "loss"), [("celeb_a", "cyclegan"), ("cycle_gan/horse2zebra", "identity")]
-)
-def test_sets_of_tensorflow_datasets_are_run_by_their_names(tmp_path, monkeypatch, name, loss):
+@pytest.mark.parametrize("name", ["celeb_a", "cycle_gan/horse2zebra"])
+def test_sets_of_tensorflow_datasets_are_run_by_their_names(tmp_path, monkeypatch, name):
     monkeypatch.setattr(domains, "_CELEBRITIES_HELD_OUT", 3)
     out = tmp_path / "run"
     with tfds.testing.mock_data(num_examples=30):
-        assert main("--domains", name, "--loss", loss, "--out", str(out)) == 0
+        assert main("--domains", name, "--loss", "identity", "--out", str(out)) == 0
     figures = json.loads((out / "results.json").read_text())
     assert {"target", "classifier", "kid"} <= figures.keys()
     assert "lpips" not in figures

@@ -350,8 +350,11 @@ def test_sources_are_compared_with_l1_one_by_one():
             ("mean", "a", 2, [0.0, 0.0]),
         ]
     }
-    last = table.show(table.gather(config, found)).split("LPIPS below")[1].splitlines()
+    shown = table.show(config, found)
+    last = shown.split("LPIPS below")[1].splitlines()
     assert last[2:5] == ["| L1 |  |  |", "| CoBi | 3 of 4 |  |", "| mean of targets |  |  |"]
+    last = shown.split("LPIPS at 5 px")[1].splitlines()
+    assert last[2:5] == ["| L1 | 0.500 ± 0.000 |  |", "| CoBi |  |  |", "| mean of targets |  |  |"]
 
 
 # --- What is committed ---
@@ -387,5 +390,5 @@ def test_the_readme_shows_the_committed_figures():
     config = table.TableConfig(results=HOME / "results")
     found = committed(table.runs_of(config), config.results)
     readme = (HOME / "README.md").read_text()
-    for line in table.show(table.gather(config, found)).splitlines():
+    for line in table.show(config, found).splitlines():
         assert line in readme
