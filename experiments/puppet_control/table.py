@@ -25,7 +25,15 @@ NAMES: dict[Loss, str] = {
     "cx_perceptual": "CX + 0.1 perceptual",
 }
 # Of RATES the best for each loss by LPIPS on the validation actions: `tune` made the runs.
-CHOSEN: dict[Loss, float] = {"cx": 1e-3}
+CHOSEN: dict[Loss, float] = {
+    "cx": 1e-3,
+    "cx_perceptual": 3e-3,
+    "l1": 3e-4,
+    "l1_perceptual": 1e-3,
+    "perceptual": 3e-4,
+    "gram": 1e-3,
+    "pix2pix": 3e-4,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -346,3 +347,15 @@ def test_settings_that_cannot_work_are_refused(options, message):
 def test_a_batch_of_more_than_all_frames_is_refused():
     with pytest.raises(ValueError, match="--batch-size 13 is more than the 12 frames"):
         clips.read_clips(dataclasses.replace(SMOKE, batch_size=13))
+
+
+def test_the_rates_are_those_that_the_sweep_found_best(capsys):
+    kept = Path(table.__file__).parent / "results"
+    table.tune(table.TuneConfig(results=kept, missing=False))
+    rows = [row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
+    by_name = {name: loss for loss, name in table.NAMES.items()}
+    best = {
+        by_name[row[0]]: table.RATES[int(np.argmin([float(cell) for cell in row[1:]]))]
+        for row in rows
+    }
+    assert best == table.CHOSEN
