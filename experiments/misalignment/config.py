@@ -25,12 +25,12 @@ SMALLEST = 31  # pixels that AlexNet, which judges, needs
 
 # What `python -m experiments.misalignment tune` chose, on another photograph: results/tuning/.
 TUNED: dict[str, dict[str, float]] = {
-    "l1": {"learning_rate": 0.001},
-    "l2": {"learning_rate": 0.0003},
-    "perceptual": {"learning_rate": 0.0003},
+    "l1": {"learning_rate": 0.003},
+    "l2": {"learning_rate": 0.003},
+    "perceptual": {"learning_rate": 0.003},
     "contextual": {"learning_rate": 0.003, "bandwidth": 0.5},
     "contextual_l2": {"learning_rate": 0.003, "bandwidth": 0.5},
-    "cobi": {"learning_rate": 0.001, "spatial_weight": 0.1},
+    "cobi": {"learning_rate": 0.003, "spatial_weight": 0.1},
     "sliced_wasserstein": {"learning_rate": 0.01},
 }
 
