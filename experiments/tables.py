@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cxjax.data import images
-from experiments.cli import flag, from_json, to_json
+from experiments.cli import Resumable, flag, from_json, read_config, to_json
 from experiments.locks import alone
 
 Figures = Mapping[str, Any]
@@ -45,13 +45,27 @@ def collect_trained(
       The figures by name; without `config.missing`, of the runs that have a file.
     """
 
+    wanted = runs
+    has_file = {name: (config.results / f"{name}.json").exists() for name in runs}
+    if not config.missing:
+        runs = {name: one for name, one in runs.items() if has_file[name]}
+        if wanted and not runs:
+            raise ValueError(f"--results {config.results} has none of the {len(wanted)} runs")
+    for name, one in runs.items():
+        folder = config.runs / name
+        if not has_file[name] and (folder / "config.json").exists():
+            begun = read_config(type(one), folder)
+            _check_same(folder, dataclasses.replace(begun, out=None, resume=False), one)
+
     def measure(name: str, one: Any) -> Figures:
         folder = config.runs / name
         begun = (folder / "config.json").exists()
-        return run(dataclasses.replace(one, out=folder, resume=begun))
+        try:
+            return run(dataclasses.replace(one, out=folder, resume=begun))
+        except Resumable as stopped:
+            message = f"stopped in {name}, which is saved; the same command goes on with it"
+            raise Resumable(message, stopped.signal) from stopped
 
-    if not config.missing:
-        runs = {n: one for n, one in runs.items() if (config.results / f"{n}.json").exists()}
     return collect(runs, measure, config.results)
 
 
@@ -76,10 +90,12 @@ def write_gallery(path: Path, runs: Path, names: Sequence[str]) -> None:
     if not folders:
         return
     rows = [folders[0] / "given.png", *(folder / "made.png" for folder in folders)]
-    rows += [truth] if (truth := folders[0] / "truth.png").is_file() else []
+    has_truth = (folders[0] / "truth.png").is_file()
+    rows += [folders[0] / "truth.png"] if has_truth else []
     path.parent.mkdir(parents=True, exist_ok=True)
     images.write_image(path, np.concatenate([images.read_image(row) for row in rows]))
-    print(f"\n{path}, from above: given, {', '.join(folder.name for folder in folders)}, truth")
+    names = ["given", *(folder.name for folder in folders), *(["truth"] if has_truth else [])]
+    print(f"\n{path}, from above: {', '.join(names)}")
 
 
 def collect(
@@ -136,11 +152,15 @@ def _read(path: Path, config: Any, ignore: Sequence[str]) -> Figures:
         saved, figures = dict(content["config"]), content["figures"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); delete it to run it again") from error
-    saved, wanted = (to_json(c) for c in (from_json(type(config), saved, where=path), config))
+    _check_same(path, from_json(type(config), saved, where=path), config, ignore)
+    return figures
+
+
+def _check_same(path: Path, found: Any, config: Any, ignore: Sequence[str] = ()) -> None:
+    saved, wanted = to_json(found), to_json(config)
     if differing := [k for k in wanted if k not in ignore and saved[k] != wanted[k]]:
         listed = ", ".join(f"{flag(k)} {saved[k]}, not {wanted[k]}" for k in differing)
         raise ValueError(f"{path} is of a run with {listed}; name another folder, or delete it")
-    return figures
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

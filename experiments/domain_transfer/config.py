@@ -12,6 +12,8 @@ from experiments.generators import GeneratorConfig
 
 Loss = Literal["cx", "cx_target", "gram", "cyclegan", "histogram", "identity"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
+HeldOut = Literal["validation", "test"]
+SMALLEST = 31  # pixels that AlexNet, which judges, needs
 UNTRAINED: tuple[Loss, ...] = ("identity", "histogram")
 PAIRED = ("man-woman", "noto-fluent", "drawn")
 
@@ -22,7 +24,7 @@ class Config(GeneratorConfig):
     """Source and target: `man-woman` and `noto-fluent` are emoji with hidden true pairs; `celeb_a`
     (male to female) and `cycle_gan/NAME` are sets of tensorflow-datasets without; `drawn` is made
     on the spot."""
-    held_out: Literal["validation", "test"] = "validation"
+    held_out: HeldOut = "validation"
     """What is scored: settings are chosen on `validation`; `test` is for the table."""
 
     loss: Loss = "cx"
@@ -43,6 +45,9 @@ class Config(GeneratorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_option("--loss", self.loss, Loss)
+        check_option("--held-out", self.held_out, HeldOut)
+        if self.size < SMALLEST:
+            raise ValueError(f"--size must be at least {SMALLEST}; got {self.size}")
         if self.domains not in (*PAIRED, "celeb_a") and not self.domains.startswith("cycle_gan/"):
             raise ValueError(
                 f"unknown --domains {self.domains!r}; known: {', '.join(PAIRED)}, celeb_a and "

@@ -54,8 +54,9 @@ def judge(config: Config, made: np.ndarray, truth: np.ndarray, domains: Domains)
     Returns:
       `"lpips"`, `"ssim"`, and `"cx"`, the Contextual Loss on the layers that `cx` compares with the
       target; `"target"`, the share that the classifier takes for the target, with its share of
-      right answers on true held-out pictures, `"classifier"`; `"kid"`. In pairs the classifier is
-      asked whether a result is nearer to its truth than to its source, by the log odds.
+      right answers on true held-out pictures, `"classifier"`; `"kid"`. Of pairs these are the
+      pairs whose truth it finds more like the target than the source, and, of those, the results
+      that it finds nearer to their truth than to their source.
     """
     figures: dict[str, Any] = {}
     if domains.paired:
@@ -74,11 +75,12 @@ def judge(config: Config, made: np.ndarray, truth: np.ndarray, domains: Domains)
     classify = train_classifier(*few)
     odds, low, high = map(classify, (made, domains.held_out_source.stack(), truth))
     if domains.paired:
-        right, taken = high > low, (odds > (low + high) / 2) == (high > low)
+        right = high > low
+        taken = (odds > (low + high) / 2)[right]
     else:
         right, taken = np.concatenate([high > 0, low < 0]), odds > 0
     return figures | {
-        "target": float(taken.mean()),
+        "target": float(taken.mean()) if len(taken) else 0.0,
         "classifier": float(right.mean()),
         "kid": metrics.kid(made, truth),
     }

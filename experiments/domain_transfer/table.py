@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal, get_args
 
 from experiments import tables
 from experiments.domain_transfer import train
@@ -9,9 +10,10 @@ from experiments.domain_transfer.config import DEFAULT, LOSSES, UNTRAINED, Confi
 from experiments.domain_transfer.results import shown_scores
 
 OUT = Path("out/domain_transfer")
-DOMAINS = ("man-woman", "noto-fluent")
+Domains = Literal["man-woman", "noto-fluent"]
+DOMAINS: tuple[Domains, ...] = get_args(Domains)
 SEEDS = (0, 1)
-RATES = (3e-4, 1e-3, 3e-3)  # tried for each loss
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # tried for each loss
 TRAINED: tuple[Loss, ...] = tuple(loss for loss in LOSSES if loss not in UNTRAINED)
 NAMES: dict[Loss, str] = {
     "identity": "identity: the source itself",
@@ -31,7 +33,7 @@ class TransferTableConfig(tables.TableConfig):
 
     results: Path = OUT / "results"
     runs: Path = OUT / "runs"
-    domains: tuple[str, ...] = DOMAINS
+    domains: tuple[Domains, ...] = DOMAINS
     """Pairs of domains to make the table of."""
     losses: tuple[Loss, ...] = LOSSES
     """Losses to run and show."""

@@ -32,6 +32,8 @@ def run(config: Config) -> dict[str, Any]:
     domains = read_domains(config)
     finish = functools.partial(results.finish, config, domains=domains)
     if config.loss in UNTRAINED:
+        if jax.process_index():
+            return {}
         folder = generators.open_folder(config, config.default_out)
         make = _histograms(domains, config.seed) if config.loss == "histogram" else np.asarray
         return finish(folder, make=make, seconds=0.0)

@@ -117,7 +117,7 @@ def _drawn(size: int, actions: int = 4, frames: int = 6) -> list[Clip]:
             for number in range(frames):
                 phase = 2 * np.pi * number / frames
                 y = 0.55 + 0.08 * np.sin(phase * (1 + action % 2))
-                x = 0.5 + 0.06 * (action - 1) * np.cos(phase)
+                x = 0.5 + 0.04 * (action - 1.5) * np.cos(phase)
                 clip[number][np.hypot(rows - y, columns - x) < 0.25] = skin
                 clip[number][(abs(rows - y + 0.25) < 0.08) & (abs(columns - x) < 0.2)] = hat
             pair.append(clip)

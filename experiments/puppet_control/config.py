@@ -15,6 +15,8 @@ Loss = Literal[
     "cx", "cx_perceptual", "l1", "l1_perceptual", "perceptual", "gram", "pix2pix", "identity"
 ]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
+HeldOut = Literal["validation", "test"]
+SMALLEST = 31  # pixels that AlexNet, which judges, needs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class Config(GeneratorConfig):
     pair: Pair = "man-woman"
     """Driver and puppet: animated emoji of a man and a woman who do the same, a smiley and a cat's
     face of the same feeling, or two that are drawn on the spot."""
-    held_out: Literal["validation", "test"] = "validation"
+    held_out: HeldOut = "validation"
     """Actions that are not trained on, and scored. Settings are chosen on `validation`; `test` is
     for the table, and trains on the validation actions too."""
 
@@ -31,7 +33,8 @@ class Config(GeneratorConfig):
     shift: int = 6
     """Largest shift of the puppet, in pixels, along each axis."""
     warp: float = 1.0
-    """Standard deviation of the smooth displacement of the puppet's pixels, in pixels."""
+    """Standard deviation of the puppet's smooth displacement at the 4 x 4 knots that it is smooth
+    between, in pixels; between them it is less, .8 of it over all pixels."""
 
     loss: Loss = "cx"
     """What is minimised: the Contextual Loss; the same and the paper's 0.1 perceptual; L1; L1 and
@@ -52,6 +55,9 @@ class Config(GeneratorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_option("--loss", self.loss, Loss)
+        check_option("--held-out", self.held_out, HeldOut)
+        if self.size < SMALLEST:
+            raise ValueError(f"--size must be at least {SMALLEST}; got {self.size}")
         check_option("--pair", self.pair, Pair)
         check_known_layers((*self.layers, *self.deep_layers), self.network)
         if not self.layers:

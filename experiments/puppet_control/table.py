@@ -3,15 +3,17 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from experiments import tables
 from experiments.puppet_control import train
 from experiments.puppet_control.config import DEFAULT, LOSSES, Config, Loss
 
+Part = Literal["main", "shift", "cat"]
 OUT = Path("out/puppet_control")
 SEEDS = (0, 1, 2)
 SHIFTS = (0, 2, 4, 8)  # pixels of 64; 0 is the aligned control
-RATES = (3e-4, 1e-3, 3e-3)  # tried for each loss
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # tried for each loss
 TRAINED: tuple[Loss, ...] = tuple(loss for loss in LOSSES if loss != "identity")
 SWEPT: tuple[Loss, ...] = ("cx", "l1", "l1_perceptual", "perceptual", "gram")
 NAMES: dict[Loss, str] = {
@@ -42,7 +44,7 @@ class PuppetTableConfig(tables.TableConfig):
 
     results: Path = OUT / "results"
     runs: Path = OUT / "runs"
-    part: tuple[str, ...] = ("main", "shift", "cat")
+    part: tuple[Part, ...] = ("main", "shift", "cat")
     """Tables to make: the losses over seeds, over shifts, and from smileys to cats."""
     losses: tuple[Loss, ...] = LOSSES
     """Losses to run and show."""
@@ -91,7 +93,7 @@ def tuning_runs() -> dict[str, Config]:
         )
         for rate in RATES
         for loss in TRAINED
-    }
+    } | {"tuning/identity": settings("identity")}
 
 
 def make(config: PuppetTableConfig) -> None:
@@ -124,6 +126,8 @@ def tune(config: TuneConfig) -> None:
         scores = [f"{found[n]['whole']['lpips']:.4f}" if n in found else "" for n in names]
         rows.append([NAMES[loss], *scores])
     print(tables.markdown(["LPIPS, validation", *(f"{rate:g}" for rate in RATES)], rows))
+    if own := found.get("tuning/identity"):
+        print(f"\nThe driver's own frame has {own['whole']['lpips']:.4f}.")
 
 
 def _main_table(found: Mapping[str, tables.Figures]) -> str:

@@ -74,7 +74,7 @@ def test_test_pairs_are_halved_by_base_and_unlike_things_left_out(monkeypatch):
     for name in ("man-woman", "noto-fluent"):
         parts = {
             held_out: domains.read_domains(
-                dataclasses.replace(SMOKE, domains=name, held_out=held_out, size=8)
+                dataclasses.replace(SMOKE, domains=name, held_out=held_out)
             )
             for held_out in ("validation", "test")
         }
@@ -83,7 +83,7 @@ def test_test_pairs_are_halved_by_base_and_unlike_things_left_out(monkeypatch):
             assert found.paired
             assert len(found.source) == len(found.target) == 49  # all but the rocket
             assert set(found.source.kinds) == {"smiley", "person yellow"}
-            assert found.source.pictures[0].shape == (8, 8, 3)
+            assert found.source.pictures[0].shape == (32, 32, 3)
             values = [int(p[0, 0, 0]) for p in found.held_out_source.pictures]
             assert values == [int(p[0, 0, 0]) for p in found.held_out_target.pictures]
             seen[held_out] = set(values)
@@ -111,7 +111,7 @@ def test_sets_without_pairs_are_read_as_they_are_needed(monkeypatch):
     monkeypatch.setattr(domains.datasets, "open_source", lambda name, split: celebrities)
     found = {
         held_out: domains.read_domains(
-            dataclasses.replace(SMOKE, domains="celeb_a", held_out=held_out, size=8)
+            dataclasses.replace(SMOKE, domains="celeb_a", held_out=held_out)
         )
         for held_out in ("validation", "test")
     }
@@ -126,7 +126,7 @@ def test_sets_without_pairs_are_read_as_they_are_needed(monkeypatch):
         ]
     before = celebrities.read
     assert before < 2 * 1500 + 10
-    assert found["test"].target.pictures[3].shape == (8, 8, 3)
+    assert found["test"].target.pictures[3].shape == (32, 32, 3)
     assert celebrities.read == before + 1
     few = Counted(celebrities[:900])
     monkeypatch.setattr(domains.datasets, "open_source", lambda name, split: few)
@@ -140,7 +140,7 @@ def test_horses_and_zebras_have_splits_of_their_own(monkeypatch):
         {"image": np.full((9, 9, 3), shades[split] + n // 20, np.uint8)} for n in range(40)
     ]
     monkeypatch.setattr(domains.datasets, "open_source", read)
-    config = dataclasses.replace(SMOKE, domains="cycle_gan/horse2zebra", held_out="test", size=9)
+    config = dataclasses.replace(SMOKE, domains="cycle_gan/horse2zebra", held_out="test")
     found = domains.read_domains(config)
     shown = (found.source, found.target, found.held_out_source, found.held_out_target)
     assert [int(part.pictures[0][0, 0, 0]) for part in shown] == [10, 20, 30, 40]

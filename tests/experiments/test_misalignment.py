@@ -362,7 +362,7 @@ def test_sources_are_compared_with_l1_one_by_one():
 
 def test_the_choice_is_the_lowest_lpips_of_the_rates_that_move_a_pixel_far_enough():
     runs = tune.runs_of(tune.TuneConfig(results=Path("none"), losses=("l1", "cobi")))
-    assert len(runs) == 4 + 8
+    assert len(runs) == 5 + 10
     found = {name: {"lpips": [0.5, 0.7]} for name in runs}
     found["l1/learning_rate0.001"] = {"lpips": [0.1, 0.1]}
     found["l1/learning_rate0.01"] = {"lpips": [0.4, 0.6]}

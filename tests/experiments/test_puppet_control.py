@@ -62,11 +62,11 @@ def _emoji(split):
 
 def test_people_and_cats_are_paired_by_what_they_do(monkeypatch):
     monkeypatch.setattr(clips.datasets, "open_source", lambda name, split: _emoji(split))
-    people = dataclasses.replace(SMOKE, pair="man-woman", size=8)
+    people = dataclasses.replace(SMOKE, pair="man-woman")
     training, held_out = clips.read_clips(people)
     assert [clip.action for clip in training] == ["1f6b6"]
     assert [clip.action for clip in held_out] == ["1f646", "1f64e"]
-    assert training[0].driver.shape == training[0].puppet.shape == (3, 8, 8, 3)
+    assert training[0].driver.shape == training[0].puppet.shape == (3, 32, 32, 3)
     np.testing.assert_array_equal(training[0].driver[:, 0, 0, 0], [100, 110, 120])
     np.testing.assert_array_equal(training[0].puppet[:, 0, 0, 0], [200, 210, 220])
     training, held_out = clips.read_clips(dataclasses.replace(people, held_out="test"))
@@ -97,28 +97,71 @@ def test_a_puppet_is_moved_by_its_shift_and_its_field():
     np.testing.assert_allclose(bent[7:, 6:], picture[7:, 6:], atol=0.1)
 
 
-def test_pairs_are_as_far_off_as_they_may_be(drawn):
-    training, _ = drawn
-    aligned = dataclasses.replace(SMOKE, shift=0, jitter=0, warp=0.0)
-    for config in (aligned, SMOKE):
-        stream = pipeline.batches(
-            clips.Frames(training),
-            batch_size=12,
-            seed=0,
-            transform=clips.loosely_paired(training, config),
-        )
+def _pairs(training, count, **options):
+    """Of `count` pairs: the true frames by the driver's place, and driver's place and puppet."""
+    config = dataclasses.replace(SMOKE, **{"shift": 0, "jitter": 0, "warp": 0.0, **options})
+    stream = pipeline.batches(
+        clips.Frames(training),
+        batch_size=12,
+        seed=0,
+        transform=clips.loosely_paired(training, config),
+    )
+    drivers = {
+        clip.driver[f].tobytes(): (number, f)
+        for number, clip in enumerate(training)
+        for f in range(len(clip.driver))
+    }
+    pairs = []
+    while len(pairs) < count:
         batch = next(stream)
         assert set(batch) == {"driver", "puppet", "index"}
         for driver, puppet in zip(batch["driver"], batch["puppet"], strict=True):
-            frames = [
-                (clip.driver[f] / np.float32(255), clip.puppet[f] / np.float32(255))
-                for clip in training
-                for f in range(len(clip.driver))
-            ]
-            true = next(p for d, p in frames if np.array_equal(d, driver))
-            if config is aligned:
-                np.testing.assert_array_equal(puppet, true)
-    assert np.abs(puppet - true).mean() > 0.001
+            pairs.append((drivers[(driver * 255).round().astype(np.uint8).tobytes()], puppet))
+    return pairs
+
+
+def test_aligned_pairs_are_the_true_frames(drawn):
+    training, _ = drawn
+    for (clip, frame), puppet in _pairs(training, 24):
+        np.testing.assert_array_equal(puppet, training[clip].puppet[frame] / np.float32(255))
+
+
+def test_jitter_takes_every_frame_that_is_near_enough_and_no_other(drawn):
+    training, _ = drawn
+    met = set()
+    for (clip, frame), puppet in _pairs(training, 240, jitter=2):
+        frames = training[clip].puppet / np.float32(255)
+        (late,) = {
+            number - frame
+            for number in range(len(frames))
+            if abs(number - frame) <= 2 and np.array_equal(frames[number], puppet)
+        }
+        met.add((late, min(frame, 2), min(len(frames) - 1 - frame, 2)))
+    inside = {late for late, before, after in met if before == after == 2}
+    assert inside == {-2, -1, 0, 1, 2}
+    assert {late for late, before, _ in met if before == 0} == {0, 1, 2}
+
+
+def test_shifts_go_as_far_as_they_may_and_no_further(drawn):
+    training, _ = drawn
+    met = set()
+    still = np.zeros((2, 4, 4))
+    shifts = [np.array([y, x]) for y in range(-3, 4) for x in range(-3, 4)]
+    for (clip, frame), puppet in _pairs(training, 120, shift=2):
+        true = training[clip].puppet[frame] / np.float32(255)
+        (found,) = [s for s in shifts if np.allclose(clips.displace(true, s, still), puppet)]
+        met.add(tuple(found))
+    assert {y for y, _ in met} == {x for _, x in met} == {-2, -1, 0, 1, 2}
+
+
+def test_a_warp_bends_by_what_it_is_said_to(drawn):
+    training, _ = drawn
+    pairs = _pairs(training, 24, warp=2.0)
+    true = np.stack([training[c].puppet[f] / np.float32(255) for (c, f), _ in pairs])
+    made = np.stack([puppet for _, puppet in pairs])
+    changed = np.abs(made - true).mean(axis=(1, 2, 3))
+    assert (changed > 0.002).all()
+    assert changed.mean() < 0.1
 
 
 # --- Losses ---
@@ -318,12 +361,15 @@ def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkey
     assert all(config.held_out == "test" for config in asked)
     table.make(table.PuppetTableConfig(**options))
     assert len(asked) == count
-    assert capsys.readouterr().out == said[said.index("\n\n|") + 1 :] or "| CX |" in said
+    again = capsys.readouterr().out
+    assert said.endswith(again)
+    assert again.startswith("\n| loss |")
     table.tune(table.TuneConfig(**options))
-    assert len(asked) == count + len(table.RATES) * len(TRAINED)
+    assert len(asked) == count + len(table.RATES) * len(TRAINED) + 1  # the identity
     assert all(config.held_out == "validation" for config in asked[count:])
-    table.make(table.PuppetTableConfig(results=tmp_path / "new", runs=tmp_path, missing=False))
-    assert len(asked) == count + len(table.RATES) * len(TRAINED)
+    with pytest.raises(ValueError, match="has none of the"):
+        table.make(table.PuppetTableConfig(results=tmp_path / "new", runs=tmp_path, missing=False))
+    assert len(asked) == count + len(table.RATES) * len(TRAINED) + 1
 
 
 @pytest.mark.parametrize(
@@ -332,6 +378,8 @@ def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkey
         ({"layers": ("conv9_1",)}, "vgg16 has no layer 'conv9_1'"),
         ({"layers": ()}, "--layers needs at least one layer"),
         ({"loss": "l3"}, "unknown --loss 'l3'; known: 'cx', 'cx_perceptual'"),
+        ({"held_out": "tset"}, "unknown --held-out 'tset'"),
+        ({"size": 24}, "--size must be at least 31; got 24"),
         ({"shift": -1}, "--shift must be at least 0; got -1"),
         ({"shift": 32}, "--shift 32 is no less than the --size 32"),
         ({"warp": float("nan")}, "--warp must be at least 0"),
@@ -352,10 +400,8 @@ def test_a_batch_of_more_than_all_frames_is_refused():
 def test_the_rates_are_those_that_the_sweep_found_best(capsys):
     kept = Path(table.__file__).parent / "results"
     table.tune(table.TuneConfig(results=kept, missing=False))
-    rows = [row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
+    shown = capsys.readouterr().out.splitlines()
+    rows = [row[2:-2].split(" | ") for row in shown if row.startswith("| ")][2:]
     by_name = {name: loss for loss, name in table.NAMES.items()}
-    best = {
-        by_name[row[0]]: table.RATES[int(np.argmin([float(cell) for cell in row[1:]]))]
-        for row in rows
-    }
-    assert best == table.CHOSEN
+    scores = {by_name[row[0]]: [float(cell or "inf") for cell in row[1:]] for row in rows}
+    assert {loss: table.RATES[np.argmin(row)] for loss, row in scores.items()} == table.CHOSEN

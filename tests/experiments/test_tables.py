@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import statistics
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments import tables
+from cxjax.data import images
+from experiments import cli, tables
 from experiments.locks import alone
 
 
@@ -85,3 +88,59 @@ def test_spread_is_the_samples(runs):
     assert tables.spread([0.25], digits=1) == "0.2"
     assert tables.spread([]) == ""
     assert tables.markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Config):
+    resume: bool = False
+    out: Path | None = None
+
+
+def test_a_run_that_was_stopped_goes_on_in_its_folder(tmp_path):
+    """As `generators` does: the folder has its configuration before the first step."""
+    runs = {f"main/seed{seed}": Training(seed=seed) for seed in range(2)}
+    config = tables.TableConfig(results=tmp_path / "results", runs=tmp_path / "runs")
+    asked = []
+
+    def run(one):
+        asked.append((one.seed, one.resume, one.out))
+        one.out.mkdir(parents=True, exist_ok=True)
+        (one.out / "config.json").write_text(json.dumps(cli.to_json(one)))
+        if len(asked) == 2:
+            raise cli.Resumable("go on with --resume", 15)
+        return {"score": one.seed}
+
+    with pytest.raises(cli.Resumable, match=r"stopped in main/seed1.* the same command goes on"):
+        tables.collect_trained(runs, run, config)
+    found = tables.collect_trained(runs, run, config)
+    folders = [tmp_path / "runs" / name for name in runs]
+    assert asked == [(0, False, folders[0]), (1, False, folders[1]), (1, True, folders[1])]
+    assert found == {"main/seed0": {"score": 0}, "main/seed1": {"score": 1}}
+
+    (tmp_path / "results/main/seed1.json").unlink()
+    others = {name: dataclasses.replace(one, steps=(3,)) for name, one in runs.items()}
+    del others["main/seed0"]
+    with pytest.raises(ValueError, match=r"runs/main/seed1 is of a run with --steps \(1, 2\), not"):
+        tables.collect_trained(others, run, config)
+    assert len(asked) == 3
+
+
+def test_nothing_to_show_is_said(tmp_path):
+    config = tables.TableConfig(results=tmp_path / "none", runs=tmp_path, missing=False)
+    with pytest.raises(ValueError, match=r"--results .*none has none of the 1 runs"):
+        tables.collect_trained({"a": Training()}, lambda one: {}, config)
+
+
+def test_a_gallery_has_what_was_given_above_and_the_truth_below(tmp_path, capsys):
+    shade = lambda value: np.full((2, 4, 4, 3), value, np.float32)
+    for name, value in (("a", 0.25), ("b", 0.5)):
+        (tmp_path / name).mkdir()
+        rows = {"given": shade(0.0), "made": shade(value), "truth": shade(1.0)}
+        tables.write_rows(tmp_path / name, rows)
+    tables.write_gallery(tmp_path / "all.png", tmp_path, ["a", "none", "b"])
+    picture = images.read_image(tmp_path / "all.png")
+    np.testing.assert_allclose(picture[::4, 0, 0], [0, 0.25, 0.5, 1], atol=0.01)
+    assert "given, a, b, truth" in capsys.readouterr().out
+    assert images.read_image(tmp_path / "a/strip.png").shape == (12, 12, 3)
+    tables.write_gallery(tmp_path / "nothing.png", tmp_path, ["none"])
+    assert not (tmp_path / "nothing.png").exists()
