@@ -13,7 +13,7 @@ from PIL import Image
 import cxjax
 from cxjax.data import pipeline
 from experiments import apply as application
-from experiments import cli, generators, losses
+from experiments import cli, generators, losses, tables
 from experiments.puppet_control import clips, objective, results, table, train
 from experiments.puppet_control.config import LOSSES, VARIANTS, Config
 
@@ -397,11 +397,29 @@ def test_a_batch_of_more_than_all_frames_is_refused():
         clips.read_clips(dataclasses.replace(SMOKE, batch_size=13))
 
 
-def test_the_rates_are_those_that_the_sweep_found_best(capsys):
+def test_the_best_rate_is_that_of_the_best_mean_rank():
+    scores = {
+        1e-4: (16.7, 0.46, 0.26),
+        3e-4: (17.0, 0.51, 0.31),
+        1e-3: (16.9, 0.53, 0.35),
+        3e-3: (16.8, 0.54, 0.34),
+    }
+    found = {
+        f"tuning/l1-{rate:g}": {"whole": dict(zip(("psnr", "ssim", "lpips"), row, strict=True))}
+        for rate, row in scores.items()
+    }
+    # Ranks: 3 + 3 + 0, 0 + 2 + 1, 1 + 1 + 3, 2 + 0 + 2.
+    assert table.best_rates(found) == {"l1": 3e-4}
+    found["tuning/l1-0.0001"]["whole"] = {"psnr": 17.1, "ssim": 0.46, "lpips": 0.26}
+    # Ranks: 0 + 3 + 0, 1 + 2 + 1, ...
+    assert table.best_rates(found) == {"l1": 1e-4}
+    found["tuning/l1-0.0003"]["whole"] = {"psnr": 17.0, "ssim": 0.55, "lpips": 0.25}
+    # Ranks: 0 + 3 + 1, 1 + 0 + 0, ...
+    assert table.best_rates(found) == {"l1": 3e-4}
+
+
+def test_the_rates_are_those_that_the_sweep_found_best():
     kept = Path(table.__file__).parent / "results"
-    table.tune(table.TuneConfig(results=kept, missing=False))
-    shown = capsys.readouterr().out.splitlines()
-    rows = [row[2:-2].split(" | ") for row in shown if row.startswith("| ")][2:]
-    by_name = {name: loss for loss, name in table.NAMES.items()}
-    scores = {by_name[row[0]]: [float(cell or "inf") for cell in row[1:]] for row in rows}
-    assert {loss: table.RATES[np.argmin(row)] for loss, row in scores.items()} == table.CHOSEN
+    config = table.TuneConfig(results=kept, runs=kept, missing=False)
+    found = tables.collect_trained(table.tuning_runs(), train.run, config)
+    assert table.best_rates(found) == table.CHOSEN
