@@ -125,7 +125,9 @@ def tune(config: TuneConfig) -> None:
         cells = []
         for rate in RATES:
             whole = found.get(f"tuning/{loss}-{rate:g}", {}).get("whole")
-            cell = f"{whole['psnr']:.2f} / {whole['ssim']:.3f} / {whole['lpips']:.3f}" if whole else ""
+            cell = (
+                f"{whole['psnr']:.2f} / {whole['ssim']:.3f} / {whole['lpips']:.3f}" if whole else ""
+            )
             cells.append(f"**{cell}**" if best.get(loss) == rate else cell)
         rows.append([NAMES[loss], *cells])
     header = ["PSNR / SSIM / LPIPS, validation", *(f"{rate:g}" for rate in RATES)]
