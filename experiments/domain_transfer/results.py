@@ -17,7 +17,14 @@ from experiments.losses import over_batch
 
 FILE = "results.json"
 SHOWN = 10
-SCORES = {"lpips": "LPIPS", "ssim": "SSIM", "cx": "CX", "target": "judged target", "kid": "KID"}
+SCORES = {
+    "lpips": "LPIPS",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "cx": "CX",
+    "target": "judged target",
+    "kid": "KID",
+}
 _AT_ONCE = 32
 _JUDGED_BY = 1000  # true pictures of each domain that the classifier learns from, at most
 
@@ -52,11 +59,11 @@ def judge(config: Config, made: np.ndarray, truth: np.ndarray, domains: Domains)
     """Scores of what was made: against each hidden truth if there are any, and as a set.
 
     Returns:
-      `"lpips"`, `"ssim"`, and `"cx"`, the Contextual Loss on the layers that `cx` compares with the
-      target; `"target"`, the share that the classifier takes for the target, with its share of
-      right answers on true held-out pictures, `"classifier"`; `"kid"`. Of pairs these are the
-      pairs whose truth it finds more like the target than the source, and, of those, the results
-      that it finds nearer to their truth than to their source.
+      `"lpips"`, `"psnr"`, `"ssim"`, and `"cx"`, the Contextual Loss on the layers that `cx`
+      compares with the target; `"target"`, the share that the classifier takes for the target, with
+      its share of right answers on true held-out pictures, `"classifier"`; `"kid"`. Of pairs these
+      are the pairs whose truth it finds more like the target than the source, and, of those, the
+      results that it finds nearer to their truth than to their source.
     """
     figures: dict[str, Any] = {}
     if domains.paired:
@@ -67,6 +74,7 @@ def judge(config: Config, made: np.ndarray, truth: np.ndarray, domains: Domains)
             return over_batch(cxjax.contextual_loss, x, y, config.target_layers)
 
         figures["lpips"] = float(metrics.lpips(made, truth).mean())
+        figures["psnr"] = float(metrics.psnr(made, truth).mean())
         figures["ssim"] = float(metrics.ssim(made, truth).mean())
         pairs = zip(made, truth, strict=True)
         losses = [contextual(*(features(image[None]) for image in pair)) for pair in pairs]
@@ -93,7 +101,7 @@ def _first(domain: Any, count: int) -> np.ndarray:
 
 def shown_scores(rows: Mapping[str, list[Mapping[str, Any]]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table: by name, the figures of several seeds."""
-    digits = {"cx": 2, "target": 2}
+    digits = {"psnr": 2, "cx": 2, "target": 2}
     names = [
         name for name in SCORES if any(name in f for figures in rows.values() for f in figures)
     ]

@@ -1,6 +1,7 @@
 """The tables: every loss on both pairs of domains, over seeds."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -23,7 +24,7 @@ NAMES: dict[Loss, str] = {
     "cx_target": "CX without the source term",
     "cx": "CX",
 }
-# Of RATES the best for each loss by LPIPS on the validation pairs of man-woman: `tune` made them.
+# Of RATES the best for each loss, by `tables.best_rates`: `tune` made the runs, on man-woman.
 CHOSEN: dict[Loss, float] = {}
 
 
@@ -100,12 +101,18 @@ def make(config: TransferTableConfig) -> None:
 
 
 def tune(config: TuneConfig) -> None:
-    """Makes the sweep and shows it."""
+    """Makes the sweep and shows it, the best in bold."""
     found = tables.collect_trained(tuning_runs(), train.run, config)
-    rows = []
-    for loss in TRAINED:
-        names = [f"tuning/{loss}-{rate:g}" for rate in RATES]
-        rows.append(
-            [NAMES[loss], *(f"{found[n]['lpips']:.4f}" if n in found else "" for n in names)]
-        )
-    print(tables.markdown(["LPIPS, validation", *(f"{rate:g}" for rate in RATES)], rows))
+    print(tables.show_sweep(sweep(found), NAMES))
+
+
+def sweep(found: Mapping[str, tables.Figures]) -> tables.Sweep:
+    """The scores by loss and rate, of those that are run."""
+    return {
+        loss: {
+            rate: {score: found[name][score] for score in tables.RANKED if score in found[name]}
+            for rate in RATES
+            if (name := f"tuning/{loss}-{rate:g}") in found
+        }
+        for loss in TRAINED
+    }

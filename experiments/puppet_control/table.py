@@ -26,7 +26,7 @@ NAMES: dict[Loss, str] = {
     "cx": "CX",
     "cx_perceptual": "CX + 0.1 perceptual",
 }
-# Of RATES the best for each loss, by `best_rates`: `tune` made the runs.
+# Of RATES the best for each loss, by `tables.best_rates`: `tune` made the runs.
 CHOSEN: dict[Loss, float] = {
     "cx": 1e-3,
     "cx_perceptual": 3e-3,
@@ -93,7 +93,7 @@ def tuning_runs() -> dict[str, Config]:
         )
         for rate in RATES
         for loss in TRAINED
-    } | {"tuning/identity": settings("identity")}
+    }
 
 
 def make(config: PuppetTableConfig) -> None:
@@ -120,42 +120,19 @@ def make(config: PuppetTableConfig) -> None:
 def tune(config: TuneConfig) -> None:
     """Makes the sweep and shows it, the best in bold."""
     found = tables.collect_trained(tuning_runs(), train.run, config)
-    best, rows = best_rates(found), []
-    for loss in TRAINED:
-        cells = []
-        for rate in RATES:
-            whole = found.get(f"tuning/{loss}-{rate:g}", {}).get("whole")
-            cell = (
-                f"{whole['psnr']:.2f} / {whole['ssim']:.3f} / {whole['lpips']:.3f}" if whole else ""
-            )
-            cells.append(f"**{cell}**" if best.get(loss) == rate else cell)
-        rows.append([NAMES[loss], *cells])
-    header = ["PSNR / SSIM / LPIPS, validation", *(f"{rate:g}" for rate in RATES)]
-    if own := found.get("tuning/identity", {}).get("whole"):
-        cell = f"{own['psnr']:.2f} / {own['ssim']:.3f} / {own['lpips']:.3f}"
-        rows.append([NAMES["identity"], cell, *[""] * (len(RATES) - 1)])
-    print(tables.markdown(header, rows))
+    print(tables.show_sweep(sweep(found), NAMES))
 
 
-def best_rates(found: Mapping[str, tables.Figures]) -> dict[Loss, float]:
-    """Of the rates tried for each loss the one of the best mean rank by PSNR, SSIM and LPIPS of the
-    whole picture; of equals, that of the least LPIPS.
-
-    One score alone would mislead: LPIPS prefers L1 the less it is trained.
-    """
-    best: dict[Loss, float] = {}
-    for loss in TRAINED:
-        names = {rate: f"tuning/{loss}-{rate:g}" for rate in RATES}
-        scores = {rate: found[name]["whole"] for rate, name in names.items() if name in found}
-        if not scores:
-            continue
-        ranks = dict.fromkeys(scores, 0)
-        for score, sign in (("psnr", -1), ("ssim", -1), ("lpips", 1)):
-            ordered = sorted(scores, key=lambda rate: sign * scores[rate][score])
-            for rank, rate in enumerate(ordered):
-                ranks[rate] += rank
-        best[loss] = min(scores, key=lambda rate: (ranks[rate], scores[rate]["lpips"]))
-    return best
+def sweep(found: Mapping[str, tables.Figures]) -> tables.Sweep:
+    """The scores of whole pictures by loss and rate, of those that are run."""
+    return {
+        loss: {
+            rate: found[name]["whole"]
+            for rate in RATES
+            if (name := f"tuning/{loss}-{rate:g}") in found
+        }
+        for loss in TRAINED
+    }
 
 
 def _main_table(found: Mapping[str, tables.Figures]) -> str:

@@ -260,7 +260,7 @@ def test_a_run_ends_with_scores_and_pictures(tmp_path, capsys, loss):
     out = tmp_path / "run"
     assert main("--loss", loss, "--out", str(out)) == 0
     figures = json.loads((out / "results.json").read_text())
-    assert {"lpips", "ssim", "cx", "target", "classifier", "kid"} <= figures.keys()
+    assert {"lpips", "psnr", "ssim", "cx", "target", "classifier", "kid"} <= figures.keys()
     assert "judged target" in capsys.readouterr().out
     strip = np.asarray(Image.open(out / "strip.png"))
     rows = strip.reshape(3, SMOKE.size, -1, 3) * 1.0
@@ -323,15 +323,20 @@ def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkey
 
     def run(config):
         asked.append(config)
-        figures = {"lpips": 0.1 + config.seed / 10, "ssim": 0.5, "cx": 1.0, "target": 0.5}
-        return figures | {"kid": 0.2, "classifier": 0.9, "seconds": 60.0 + config.seed}
+        figures = {"lpips": 0.1 + config.seed / 10, "psnr": 20.0, "ssim": 0.5, "cx": 1.0}
+        return figures | {
+            "target": 0.5,
+            "kid": 0.2,
+            "classifier": 0.9,
+            "seconds": 60.0 + config.seed,
+        }
 
     monkeypatch.setattr(table.train, "run", run)
     options = {"results": tmp_path / "results", "runs": tmp_path / "runs"}
     table.make(table.TransferTableConfig(**options))
     said = capsys.readouterr().out
-    assert "| CX | 0.150 ± 0.071 | 0.500 ± 0.000 |" in said
-    assert "| identity: the source itself | 0.100 | 0.500 |" in said
+    assert "| CX | 0.150 ± 0.071 | 20.00 ± 0.00 | 0.500 ± 0.000 |" in said
+    assert "| identity: the source itself | 0.100 | 20.00 | 0.500 |" in said
     assert len(asked) == 2 * (2 * len(LOSSES) - 1)
     assert {config.held_out for config in asked} == {"test"}
     table.make(table.TransferTableConfig(**options))

@@ -365,11 +365,11 @@ def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkey
     assert said.endswith(again)
     assert again.startswith("\n| loss |")
     table.tune(table.TuneConfig(**options))
-    assert len(asked) == count + len(table.RATES) * len(TRAINED) + 1  # the identity
+    assert len(asked) == count + len(table.RATES) * len(TRAINED)
     assert all(config.held_out == "validation" for config in asked[count:])
     with pytest.raises(ValueError, match="has none of the"):
         table.make(table.PuppetTableConfig(results=tmp_path / "new", runs=tmp_path, missing=False))
-    assert len(asked) == count + len(table.RATES) * len(TRAINED) + 1
+    assert len(asked) == count + len(table.RATES) * len(TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -397,29 +397,8 @@ def test_a_batch_of_more_than_all_frames_is_refused():
         clips.read_clips(dataclasses.replace(SMOKE, batch_size=13))
 
 
-def test_the_best_rate_is_that_of_the_best_mean_rank():
-    scores = {
-        1e-4: (16.7, 0.46, 0.26),
-        3e-4: (17.0, 0.51, 0.31),
-        1e-3: (16.9, 0.53, 0.35),
-        3e-3: (16.8, 0.54, 0.34),
-    }
-    found = {
-        f"tuning/l1-{rate:g}": {"whole": dict(zip(("psnr", "ssim", "lpips"), row, strict=True))}
-        for rate, row in scores.items()
-    }
-    # Ranks: 3 + 3 + 0, 0 + 2 + 1, 1 + 1 + 3, 2 + 0 + 2.
-    assert table.best_rates(found) == {"l1": 3e-4}
-    found["tuning/l1-0.0001"]["whole"] = {"psnr": 17.1, "ssim": 0.46, "lpips": 0.26}
-    # Ranks: 0 + 3 + 0, 1 + 2 + 1, ...
-    assert table.best_rates(found) == {"l1": 1e-4}
-    found["tuning/l1-0.0003"]["whole"] = {"psnr": 17.0, "ssim": 0.55, "lpips": 0.25}
-    # Ranks: 0 + 3 + 1, 1 + 0 + 0, ...
-    assert table.best_rates(found) == {"l1": 3e-4}
-
-
 def test_the_rates_are_those_that_the_sweep_found_best():
     kept = Path(table.__file__).parent / "results"
     config = table.TuneConfig(results=kept, runs=kept, missing=False)
     found = tables.collect_trained(table.tuning_runs(), train.run, config)
-    assert table.best_rates(found) == table.CHOSEN
+    assert tables.best_rates(table.sweep(found)) == table.CHOSEN
