@@ -173,6 +173,13 @@ def to_json(config: Any) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
 
 
+def differences(found: Any, given: Any, *, ignore: Sequence[str] = ()) -> str:
+    """What one configuration has and another of its kind has not, by option; empty if nothing."""
+    saved, wanted = to_json(found), to_json(given)
+    names = [name for name in wanted if name not in ignore and saved[name] != wanted[name]]
+    return ", ".join(f"{flag(name)} {saved[name]}, not {wanted[name]}" for name in names)
+
+
 def from_json(kind: type, fields: Mapping[str, Any], *, where: object) -> Any:
     """The configuration that `to_json` wrote; a ValueError says where it has unknown fields."""
     types = {field.name: str(field.type) for field in dataclasses.fields(kind)}

@@ -23,7 +23,15 @@ from cxjax.training import devices, loop, records
 from cxjax.training.checkpoint import Checkpoints
 from cxjax.training.devices import Parallelism
 from cxjax.training.step import LossFn
-from experiments.cli import Resumable, check_folder, flag, make_folder, read_config, to_json
+from experiments.cli import (
+    Resumable,
+    check_folder,
+    differences,
+    flag,
+    make_folder,
+    read_config,
+    to_json,
+)
 from experiments.locks import alone
 
 Model = Literal["crn", "unet", "resnet"]
@@ -202,11 +210,10 @@ def begin(config: GeneratorConfig) -> Mesh:
 def _check_resumed(config: GeneratorConfig) -> None:
     if config.out is None:
         raise ValueError("--resume found no run to go on with; name its folder by --out")
-    saved, given = to_json(read_config(type(config), config.out)), to_json(config)
-    if differing := [k for k in given if k not in RESUMABLE and saved[k] != given[k]]:
-        listed = ", ".join(f"{flag(k)} {saved[k]}, not {given[k]}" for k in differing)
+    saved = read_config(type(config), config.out)
+    if differing := differences(saved, config, ignore=RESUMABLE):
         raise ValueError(
-            f"the run in {config.out} was begun with {listed}; leave these as they are"
+            f"the run in {config.out} was begun with {differing}; leave these as they are"
         )
     with _alone(config.out):
         taken = max(records.steps_in(config.out / CHECKPOINTS), default=0)
@@ -214,7 +221,7 @@ def _check_resumed(config: GeneratorConfig) -> None:
             raise ValueError(
                 f"the run has taken {taken} steps already; --steps {config.steps} is fewer"
             )
-        Checkpoints(config.out / CHECKPOINTS, config=given, ignore=RESUMABLE).close()
+        Checkpoints(config.out / CHECKPOINTS, config=to_json(config), ignore=RESUMABLE).close()
 
 
 def open_folder(config: GeneratorConfig, default: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cxjax.data import images
-from experiments.cli import Resumable, flag, from_json, read_config, to_json
+from experiments.cli import Resumable, differences, from_json, read_config, to_json
 from experiments.locks import alone
 
 Figures = Mapping[str, Any]
@@ -160,10 +160,8 @@ def _read(path: Path, config: Any, ignore: Sequence[str]) -> Figures:
 
 
 def _check_same(path: Path, found: Any, config: Any, ignore: Sequence[str] = ()) -> None:
-    saved, wanted = to_json(found), to_json(config)
-    if differing := [k for k in wanted if k not in ignore and saved[k] != wanted[k]]:
-        listed = ", ".join(f"{flag(k)} {saved[k]}, not {wanted[k]}" for k in differing)
-        raise ValueError(f"{path} is of a run with {listed}; name another folder, or delete it")
+    if differing := differences(found, config, ignore=ignore):
+        raise ValueError(f"{path} is of a run with {differing}; name another folder, or delete it")
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
