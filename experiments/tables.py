@@ -19,6 +19,7 @@ from experiments.locks import alone
 Figures = Mapping[str, Any]
 Sweep = Mapping[str, Mapping[float, Mapping[str, float]]]  # scores by loss and learning rate
 
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # of Adam, tried for each loss of a table
 RANKED = {"psnr": -1, "ssim": -1, "lpips": 1}  # and whether less is better
 
 

@@ -14,7 +14,6 @@ OUT = Path("out/domain_transfer")
 Domains = Literal["man-woman", "noto-fluent"]
 DOMAINS: tuple[Domains, ...] = get_args(Domains)
 SEEDS = (0, 1)
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # tried for each loss
 TRAINED: tuple[Loss, ...] = tuple(loss for loss in LOSSES if loss not in UNTRAINED)
 NAMES: dict[Loss, str] = {
     "identity": "identity: the source itself",
@@ -24,7 +23,7 @@ NAMES: dict[Loss, str] = {
     "cx_target": "CX without the source term",
     "cx": "CX",
 }
-# Of RATES the best for each loss, by `tables.best_rates`: `tune` made the runs, on man-woman.
+# Of `tables.RATES` the best for each loss, by `tables.best_rates`: `tune` made the runs, on man-woman.
 CHOSEN: dict[Loss, float] = {}
 
 
@@ -74,7 +73,7 @@ def tuning_runs() -> dict[str, Config]:
         f"tuning/{loss}-{rate:g}": dataclasses.replace(
             settings(loss), learning_rate=rate, steps=DEFAULT.steps // 4
         )
-        for rate in RATES
+        for rate in tables.RATES
         for loss in TRAINED
     }
 
@@ -111,7 +110,7 @@ def sweep(found: Mapping[str, tables.Figures]) -> tables.Sweep:
     return {
         loss: {
             rate: {score: found[name][score] for score in tables.RANKED if score in found[name]}
-            for rate in RATES
+            for rate in tables.RATES
             if (name := f"tuning/{loss}-{rate:g}") in found
         }
         for loss in TRAINED

@@ -13,7 +13,6 @@ Part = Literal["main", "shift", "cat"]
 OUT = Path("out/puppet_control")
 SEEDS = (0, 1, 2)
 SHIFTS = (0, 2, 4, 8)  # pixels of 64; 0 is the aligned control
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # tried for each loss
 TRAINED: tuple[Loss, ...] = tuple(loss for loss in LOSSES if loss != "identity")
 SWEPT: tuple[Loss, ...] = ("cx", "l1", "l1_perceptual", "perceptual", "gram")
 NAMES: dict[Loss, str] = {
@@ -26,7 +25,7 @@ NAMES: dict[Loss, str] = {
     "cx": "CX",
     "cx_perceptual": "CX + 0.1 perceptual",
 }
-# Of RATES the best for each loss, by `tables.best_rates`: `tune` made the runs.
+# Of `tables.RATES` the best for each loss, by `tables.best_rates`: `tune` made the runs.
 CHOSEN: dict[Loss, float] = {
     "cx": 1e-3,
     "cx_perceptual": 3e-3,
@@ -91,7 +90,7 @@ def tuning_runs() -> dict[str, Config]:
         f"tuning/{loss}-{rate:g}": dataclasses.replace(
             settings(loss), learning_rate=rate, steps=DEFAULT.steps // 2
         )
-        for rate in RATES
+        for rate in tables.RATES
         for loss in TRAINED
     }
 
@@ -128,7 +127,7 @@ def sweep(found: Mapping[str, tables.Figures]) -> tables.Sweep:
     return {
         loss: {
             rate: found[name]["whole"]
-            for rate in RATES
+            for rate in tables.RATES
             if (name := f"tuning/{loss}-{rate:g}") in found
         }
         for loss in TRAINED

@@ -365,11 +365,11 @@ def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkey
     assert said.endswith(again)
     assert again.startswith("\n| loss |")
     table.tune(table.TuneConfig(**options))
-    assert len(asked) == count + len(table.RATES) * len(TRAINED)
+    assert len(asked) == count + len(tables.RATES) * len(TRAINED)
     assert all(config.held_out == "validation" for config in asked[count:])
     with pytest.raises(ValueError, match="has none of the"):
         table.make(table.PuppetTableConfig(results=tmp_path / "new", runs=tmp_path, missing=False))
-    assert len(asked) == count + len(table.RATES) * len(TRAINED)
+    assert len(asked) == count + len(tables.RATES) * len(TRAINED)
 
 
 @pytest.mark.parametrize(
