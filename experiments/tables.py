@@ -17,10 +17,6 @@ from experiments.cli import Resumable, differences, from_json, read_config, to_j
 from experiments.locks import alone
 
 Figures = Mapping[str, Any]
-Sweep = Mapping[str, Mapping[float, Mapping[str, float]]]  # scores by loss and learning rate
-
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # of Adam, tried for each loss of a table
-RANKED = {"psnr": -1, "ssim": -1, "lpips": 1}  # and whether less is better
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,35 +175,3 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def best_rates(scores: Sweep) -> dict[str, float]:
-    """Of the rates tried for each loss the one of the best mean rank by PSNR, SSIM and LPIPS; of
-    equals, that of the least LPIPS.
-
-    One score alone would mislead: LPIPS prefers L1 the less it is trained.
-    """
-    best = {}
-    for loss, by_rate in scores.items():
-        ranks = dict.fromkeys(by_rate, 0)
-        for score, sign in RANKED.items():
-            ordered = sorted(by_rate, key=lambda rate: sign * by_rate[rate][score])
-            for rank, rate in enumerate(ordered):
-                ranks[rate] += rank
-        if by_rate:
-            best[loss] = min(by_rate, key=lambda rate: (ranks[rate], by_rate[rate]["lpips"]))
-    return best
-
-
-def show_sweep(scores: Sweep, names: Mapping[Any, str]) -> str:
-    """A sweep as a table, a row for each loss by its name, the best rate in bold."""
-    best, rows = best_rates(scores), []
-    rates = sorted({rate for by_rate in scores.values() for rate in by_rate})
-    for loss, by_rate in scores.items():
-        cells = []
-        for rate in rates:
-            row = by_rate.get(rate)
-            cell = f"{row['psnr']:.2f} / {row['ssim']:.3f} / {row['lpips']:.3f}" if row else ""
-            cells.append(f"**{cell}**" if best.get(loss) == rate else cell)
-        rows.append([names[loss], *cells])
-    return markdown(["PSNR / SSIM / LPIPS, validation", *(f"{rate:g}" for rate in rates)], rows)

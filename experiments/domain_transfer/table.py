@@ -1,11 +1,10 @@
 """The tables: every loss on both pairs of domains, over seeds."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from experiments import tables
+from experiments import sweeps, tables
 from experiments.domain_transfer import train
 from experiments.domain_transfer.config import DEFAULT, LOSSES, UNTRAINED, Config, Loss
 from experiments.domain_transfer.results import shown_scores
@@ -23,7 +22,7 @@ NAMES: dict[Loss, str] = {
     "cx_target": "CX without the source term",
     "cx": "CX",
 }
-# Of `tables.RATES` the best for each loss, by `tables.best_rates`: `tune` made the runs, on man-woman.
+# Of `sweeps.RATES` the best by `sweeps.best_rates`: `tune` made the runs, on man-woman.
 CHOSEN: dict[Loss, float] = {}
 
 
@@ -67,17 +66,6 @@ def table_runs() -> dict[str, Config]:
     }
 
 
-def tuning_runs() -> dict[str, Config]:
-    """The configurations of the sweep, a quarter as long as the table's."""
-    return {
-        f"tuning/{loss}-{rate:g}": dataclasses.replace(
-            settings(loss), learning_rate=rate, steps=DEFAULT.steps // 4
-        )
-        for rate in tables.RATES
-        for loss in TRAINED
-    }
-
-
 def make(config: TransferTableConfig) -> None:
     """Makes the tables and shows them."""
     chosen = {
@@ -101,17 +89,11 @@ def make(config: TransferTableConfig) -> None:
 
 def tune(config: TuneConfig) -> None:
     """Makes the sweep and shows it, the best in bold."""
-    found = tables.collect_trained(tuning_runs(), train.run, config)
-    print(tables.show_sweep(sweep(found), NAMES))
+    print(sweeps.show(sweep(config), NAMES))
 
 
-def sweep(found: Mapping[str, tables.Figures]) -> tables.Sweep:
-    """The scores by loss and rate, of those that are run."""
-    return {
-        loss: {
-            rate: {score: found[name][score] for score in tables.RANKED if score in found[name]}
-            for rate in tables.RATES
-            if (name := f"tuning/{loss}-{rate:g}") in found
-        }
-        for loss in TRAINED
-    }
+def sweep(config: TuneConfig) -> sweeps.Sweep:
+    """The scores of every loss at every rate, from runs a quarter as long as the table's."""
+    steps = DEFAULT.steps // 4
+    losses = {loss: dataclasses.replace(settings(loss), steps=steps) for loss in TRAINED}
+    return sweeps.collect(losses, train.run, config)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from experiments import tables
+from experiments import sweeps, tables
 from experiments.puppet_control import train
 from experiments.puppet_control.config import DEFAULT, LOSSES, Config, Loss
 
@@ -25,7 +25,7 @@ NAMES: dict[Loss, str] = {
     "cx": "CX",
     "cx_perceptual": "CX + 0.1 perceptual",
 }
-# Of `tables.RATES` the best for each loss, by `tables.best_rates`: `tune` made the runs.
+# Of `sweeps.RATES` the best by `sweeps.best_rates`: `tune` made the runs.
 CHOSEN: dict[Loss, float] = {
     "cx": 1e-3,
     "cx_perceptual": 3e-3,
@@ -84,17 +84,6 @@ def table_runs() -> dict[str, Config]:
     return runs
 
 
-def tuning_runs() -> dict[str, Config]:
-    """The configurations of the sweep, half as long as the table's."""
-    return {
-        f"tuning/{loss}-{rate:g}": dataclasses.replace(
-            settings(loss), learning_rate=rate, steps=DEFAULT.steps // 2
-        )
-        for rate in tables.RATES
-        for loss in TRAINED
-    }
-
-
 def make(config: PuppetTableConfig) -> None:
     """Makes the tables and shows them."""
     chosen = {
@@ -118,20 +107,14 @@ def make(config: PuppetTableConfig) -> None:
 
 def tune(config: TuneConfig) -> None:
     """Makes the sweep and shows it, the best in bold."""
-    found = tables.collect_trained(tuning_runs(), train.run, config)
-    print(tables.show_sweep(sweep(found), NAMES))
+    print(sweeps.show(sweep(config), NAMES))
 
 
-def sweep(found: Mapping[str, tables.Figures]) -> tables.Sweep:
-    """The scores of whole pictures by loss and rate, of those that are run."""
-    return {
-        loss: {
-            rate: found[name]["whole"]
-            for rate in tables.RATES
-            if (name := f"tuning/{loss}-{rate:g}") in found
-        }
-        for loss in TRAINED
-    }
+def sweep(config: TuneConfig) -> sweeps.Sweep:
+    """The scores of every loss at every rate, from runs half as long as the table's."""
+    steps = DEFAULT.steps // 2
+    losses = {loss: dataclasses.replace(settings(loss), steps=steps) for loss in TRAINED}
+    return sweeps.collect(losses, train.run, config, part="whole")
 
 
 def _main_table(found: Mapping[str, tables.Figures]) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import cxjax
 from cxjax.data import pipeline
-from experiments import cli, generators
+from experiments import cli, generators, sweeps
 from experiments.domain_transfer import domains, judge, objective, results, table, train
 from experiments.domain_transfer.config import LOSSES, UNTRAINED, VARIANTS
 
@@ -343,7 +343,7 @@ def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkey
     assert len(asked) == 2 * (2 * len(LOSSES) - 1)
     table.tune(table.TuneConfig(**options))
     tried = asked[2 * (2 * len(LOSSES) - 1) :]
-    assert len(tried) == len(tables.RATES) * (len(LOSSES) - len(UNTRAINED))
+    assert len(tried) == len(sweeps.RATES) * (len(LOSSES) - len(UNTRAINED))
     assert {config.held_out for config in tried} == {"validation"}
 
 

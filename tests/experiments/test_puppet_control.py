@@ -13,7 +13,7 @@ from PIL import Image
 import cxjax
 from cxjax.data import pipeline
 from experiments import apply as application
-from experiments import cli, generators, losses, tables
+from experiments import cli, generators, losses, sweeps
 from experiments.puppet_control import clips, objective, results, table, train
 from experiments.puppet_control.config import LOSSES, VARIANTS, Config
 
@@ -365,11 +365,11 @@ def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkey
     assert said.endswith(again)
     assert again.startswith("\n| loss |")
     table.tune(table.TuneConfig(**options))
-    assert len(asked) == count + len(tables.RATES) * len(TRAINED)
+    assert len(asked) == count + len(sweeps.RATES) * len(TRAINED)
     assert all(config.held_out == "validation" for config in asked[count:])
     with pytest.raises(ValueError, match="has none of the"):
         table.make(table.PuppetTableConfig(results=tmp_path / "new", runs=tmp_path, missing=False))
-    assert len(asked) == count + len(tables.RATES) * len(TRAINED)
+    assert len(asked) == count + len(sweeps.RATES) * len(TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -400,5 +400,6 @@ def test_a_batch_of_more_than_all_frames_is_refused():
 def test_the_rates_are_those_that_the_sweep_found_best():
     kept = Path(table.__file__).parent / "results"
     config = table.TuneConfig(results=kept, runs=kept, missing=False)
-    found = tables.collect_trained(table.tuning_runs(), train.run, config)
-    assert tables.best_rates(table.sweep(found)) == table.CHOSEN
+    sweep = table.sweep(config)
+    assert all(len(by_rate) == len(sweeps.RATES) for by_rate in sweep.values())
+    assert sweeps.best_rates(sweep) == table.CHOSEN

@@ -144,21 +144,3 @@ def test_a_gallery_has_what_was_given_above_and_the_truth_below(tmp_path, capsys
     assert images.read_image(tmp_path / "a/strip.png").shape == (12, 12, 3)
     tables.write_gallery(tmp_path / "nothing.png", tmp_path, ["none"])
     assert not (tmp_path / "nothing.png").exists()
-
-
-def test_the_best_rate_is_that_of_the_best_mean_rank():
-    row = lambda *values: dict(zip(("psnr", "ssim", "lpips"), values, strict=True))
-    scores = {
-        1e-4: row(16.7, 0.46, 0.26),
-        3e-4: row(17.0, 0.51, 0.31),
-        1e-3: row(16.9, 0.53, 0.35),
-        3e-3: row(16.8, 0.54, 0.34),
-    }
-    # Ranks: 3 + 3 + 0, 0 + 2 + 1, 1 + 1 + 3, 2 + 0 + 2.
-    assert tables.best_rates({"l1": scores, "none": {}}) == {"l1": 3e-4}
-    scores[1e-4] = row(17.1, 0.46, 0.26)  # ranks: 0 + 3 + 0, 1 + 2 + 1: of equals the less LPIPS
-    scores[3e-4] = row(17.0, 0.535, 0.31)  # ranks: 1 + 1 + 1
-    assert tables.best_rates({"l1": scores}) == {"l1": 1e-4}
-    shown = tables.show_sweep({"l1": scores, "cx": {1e-3: row(1, 2, 3)}}, {"l1": "L1", "cx": "CX"})
-    assert "| L1 | **17.10 / 0.460 / 0.260** | 17.00 / 0.535 / 0.310 |" in shown
-    assert "| CX |  |  | **1.00 / 2.000 / 3.000** |  |" in shown
