@@ -40,9 +40,10 @@ class Domain:
     def __len__(self) -> int:
         return len(self.kinds)
 
-    def stack(self) -> np.ndarray:
-        """All pictures, `(n, h, w, 3)`, in [0, 1]."""
-        return np.stack([self.pictures[i] for i in range(len(self))]).astype(np.float32) / 255
+    def stack(self, most: int | None = None) -> np.ndarray:
+        """The pictures, the first `most` or all, `(n, h, w, 3)`, in [0, 1]."""
+        indices = range(len(self))[:most]
+        return np.stack([self.pictures[i] for i in indices]).astype(np.float32) / 255
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

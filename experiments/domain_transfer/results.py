@@ -79,8 +79,7 @@ def judge(config: Config, made: np.ndarray, truth: np.ndarray, domains: Domains)
         pairs = zip(made, truth, strict=True)
         losses = [contextual(*(features(image[None]) for image in pair)) for pair in pairs]
         figures["cx"] = float(np.mean(losses))
-    few = (_first(domain, _JUDGED_BY) for domain in (domains.source, domains.target))
-    classify = train_classifier(*few)
+    classify = train_classifier(domains.source.stack(_JUDGED_BY), domains.target.stack(_JUDGED_BY))
     odds, low, high = map(classify, (made, domains.held_out_source.stack(), truth))
     if domains.paired:
         right = high > low
@@ -92,11 +91,6 @@ def judge(config: Config, made: np.ndarray, truth: np.ndarray, domains: Domains)
         "classifier": float(right.mean()),
         "kid": metrics.kid(made, truth),
     }
-
-
-def _first(domain: Any, count: int) -> np.ndarray:
-    indices = range(min(count, len(domain)))
-    return np.stack([domain.pictures[i] for i in indices]).astype(np.float32) / 255
 
 
 def shown_scores(rows: Mapping[str, list[Mapping[str, Any]]]) -> tuple[list[str], list[list[str]]]:

@@ -39,8 +39,7 @@ def run(config: Config) -> dict[str, Any]:
         return finish(folder, make=make, seconds=0.0)
     model = generators.make_model(config)
     layers = layers_of(config)
-    features = generators.make_features(config, layers) if layers else None
-    loss_fn = make_loss(config, model, features)
+    loss_fn = make_loss(config, model, generators.make_features(config, layers) if layers else None)
     folder = generators.open_folder(config, config.default_out)
     if jax.process_index() == 0:
         print(f"results in {folder}")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import cxjax
 from cxjax.models import patchgan
 from cxjax.training.step import LossFn
-from experiments.generators import Features, generator_of, make_features
+from experiments.generators import Features, generator_of
 from experiments.losses import adversarial, over_batch, relative
 from experiments.puppet_control.config import Config
 
@@ -25,26 +25,22 @@ def layers_of(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*config.layers, *deep)))
 
 
-def make_discriminator(config: Config) -> patchgan.PatchGAN | None:
-    """The discriminator of pix2pix, which sees the driver's frame and a puppet's."""
+def other_networks(config: Config) -> dict[str, tuple[nn.Module, int]]:
+    """The discriminator that pix2pix trains beside the generator, with its channels: those of the
+    driver's frame and of a puppet's.
+    """
     if config.loss != "pix2pix":
-        return None
-    return patchgan.small() if config.small else patchgan.PatchGAN()
+        return {}
+    return {DISCRIMINATOR: (patchgan.small() if config.small else patchgan.PatchGAN(), 6)}
 
 
-def make_loss(
-    config: Config,
-    model: nn.Module,
-    features: Features | None = None,
-    discriminator: nn.Module | None = None,
-) -> LossFn:
+def make_loss(config: Config, model: nn.Module, features: Features | None) -> LossFn:
     """The loss of a step on pairs `{"driver", "puppet"}`, each `(b, h, w, 3)`, mean over the batch.
 
     Args:
       config: Settings; `loss` says which.
       model: Generator.
-      features: Feature network of `layers_of(config)`, if there are any; made if not given.
-      discriminator: Of pix2pix.
+      features: Feature network of `layers_of(config)`, if there are any.
 
     Returns:
       The loss function of a train step. Its metrics are the terms.
@@ -53,11 +49,6 @@ def make_loss(
       `cx_perceptual`: Mechrez et al. 2018, section on puppet control. `pix2pix`: Isola et al. 2017
       with least squares, as in CycleGAN (Zhu et al. 2017), in place of the cross entropy.
     """
-    layers = layers_of(config)
-    if layers and features is None:
-        features = make_features(config, layers)
-    if config.loss == "pix2pix" and discriminator is None:
-        discriminator = make_discriminator(config)
     contextual = functools.partial(cxjax.contextual_loss, bandwidth=config.bandwidth)
 
     def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -66,7 +57,7 @@ def make_loss(
         weights = {"l1": config.l1_weight if config.loss == "pix2pix" else 1.0}
         if config.loss != "perceptual":
             weights["perceptual"] = config.perceptual_weight
-        if features is not None and layers:
+        if features is not None:
             of_made = features(made)
             of_puppet = jax.lax.stop_gradient(features(batch["puppet"]))
             compare = functools.partial(over_batch, made=of_made, given=of_puppet)
@@ -88,8 +79,8 @@ def make_loss(
                 jnp.concatenate([batch["driver"], image], axis=-1)
                 for image in (batch["puppet"], made)
             )
-            judge = cast(nn.Module, discriminator).apply
-            terms |= adversarial(judge, params[DISCRIMINATOR], real=real, fake=fake)
+            judge, _ = other_networks(config)[DISCRIMINATOR]
+            terms |= adversarial(judge.apply, params[DISCRIMINATOR], real=real, fake=fake)
         loss = sum(weights.get(name, 1.0) * term for name, term in terms.items())
         return jnp.asarray(loss), terms
 

@@ -12,13 +12,7 @@ from experiments import generators
 from experiments.puppet_control import results
 from experiments.puppet_control.clips import Frames, loosely_paired, read_clips
 from experiments.puppet_control.config import Config
-from experiments.puppet_control.objective import (
-    DISCRIMINATOR,
-    make_discriminator,
-    make_loss,
-)
-
-CONDITIONED = 6  # channels a discriminator sees: the driver's and the puppet's
+from experiments.puppet_control.objective import layers_of, make_loss, other_networks
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -32,8 +26,8 @@ def run(config: Config) -> dict[str, Any]:
         folder = generators.open_folder(config, config.default_out)
         return results.finish(config, folder, make=np.asarray, held_out=held_out, seconds=0.0)
     model = generators.make_model(config)
-    discriminator = make_discriminator(config)
-    loss_fn = make_loss(config, model, discriminator=discriminator)
+    layers = layers_of(config)
+    loss_fn = make_loss(config, model, generators.make_features(config, layers) if layers else None)
     folder = generators.open_folder(config, config.default_out)
     if jax.process_index() == 0:
         print(f"results in {folder}")
@@ -44,7 +38,7 @@ def run(config: Config) -> dict[str, Any]:
         folder=folder,
         mesh=mesh,
         model=model,
-        others={DISCRIMINATOR: (discriminator, CONDITIONED)} if discriminator else None,
+        others=other_networks(config),
         loss_fn=loss_fn,
         batches=batches(
             Frames(training),

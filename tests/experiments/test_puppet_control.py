@@ -187,7 +187,9 @@ class Shift:
 
 def _loss(loss, batch):
     config = dataclasses.replace(SMOKE, loss=loss)
-    made = objective.make_loss(config, Shift)
+    layers = objective.layers_of(config)
+    features = generators.make_features(config, layers) if layers else None
+    made = objective.make_loss(config, Shift, features)
     shift = jnp.array([-0.2, 0.1, 0.0])
     params = {"generator": shift, "discriminator": _judge(config)} if loss == "pix2pix" else shift
     value, terms = jax.jit(made)(params, batch, jax.random.key(0))
@@ -195,7 +197,7 @@ def _loss(loss, batch):
 
 
 def _judge(config):
-    model = objective.make_discriminator(config)
+    model, _ = objective.other_networks(config)["discriminator"]
     return jax.jit(model.init)(jax.random.key(1), jnp.zeros((32, 32, 6)))
 
 
@@ -247,7 +249,7 @@ def test_every_loss_is_the_sum_that_it_is_named_after(batch):
     for loss, value in expected.items():
         np.testing.assert_allclose(_loss(loss, batch)[1], value, rtol=1e-4)
     config, value, terms = _loss("pix2pix", batch)
-    judge, params = objective.make_discriminator(config).apply, _judge(config)
+    judge, params = objective.other_networks(config)["discriminator"][0].apply, _judge(config)
     pair = lambda image: np.concatenate([batch["driver"], image], axis=-1)
     real, fake = judge(params, pair(batch["puppet"])), judge(params, pair(made))
     np.testing.assert_allclose(terms["l1"], l1, rtol=1e-4)
