@@ -27,13 +27,13 @@ NAMES: dict[Loss, str] = {
 }
 # Of `sweeps.RATES` the best by `sweeps.best_rates`: `tune` made the runs.
 CHOSEN: dict[Loss, float] = {
-    "cx": 1e-3,
+    "cx": 1e-2,
     "cx_perceptual": 3e-3,
-    "l1": 3e-4,
+    "l1": 1e-2,
     "l1_perceptual": 1e-3,
     "perceptual": 3e-3,
     "gram": 1e-3,
-    "pix2pix": 3e-4,
+    "pix2pix": 1e-3,
 }
 
 
