@@ -74,9 +74,9 @@ DEFAULT = Config(
     size=64,
     model="unet",
     batch_size=8,
-    steps=800,
+    steps=600,
     save_every=100,
-    sample_every=200,
+    sample_every=150,
 )
 # The authors' gender run, whose name is in their config.py: VGG19, conv3_2 and conv4_2 to the
 # target, conv4_2 to the source, h = 0.5; the rest as in their animation. Steps are not known.
