@@ -82,6 +82,13 @@ def _open_set(
         if error.name != "tensorflow":
             raise
         raise ImportError(f"{name}: {_needs_tensorflow(name, data_dir)}") from error
+    except (AssertionError, ValueError) as error:  # of its configuration, of its version
+        base = re.split("[/:]", name)[0]
+        builder_type = tfds.builder_cls(base)
+        known = [f"{base}/{config}" for config in builder_type.builder_configs]
+        raise ValueError(
+            f"there is no set {name}; known: {', '.join(known) or f'{base}:{builder_type.VERSION}'}"
+        ) from error
     image, others = _image_features(name, builder.info.features, image)
     rows = _rows(builder, name, split)
     if rows is None:
