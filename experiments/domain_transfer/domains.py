@@ -14,7 +14,8 @@ from experiments import datasets
 from experiments.datasets.emoji import kind_of
 from experiments.domain_transfer.config import Config
 
-_CELEBRITIES_HELD_OUT = 200  # the last of each: as the authors' loader, DistanceGAN's
+# Of each; as many as the authors' loader, DistanceGAN's, but others: TFDS shuffles the set.
+_CELEBRITIES_HELD_OUT = 200
 
 
 class Resized(Sequence):
@@ -120,6 +121,7 @@ def _emoji_domains(config: Config, name: str, source: str, target: str) -> Domai
 def _celebrities(config: Config) -> Domains:
     """Men and women; which is which is read once, at the start, from all examples."""
     source = datasets.open_source("celeb_a", split="train")
+    print(f"reading which of {len(source):,} pictures are of men: minutes")
     men = [bool(source[i]["attributes"]["Male"]) for i in range(len(source))]
     both = [[i for i, man in enumerate(men) if man is sex] for sex in (True, False)]
     return _unpaired(
