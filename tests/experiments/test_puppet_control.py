@@ -399,9 +399,21 @@ def test_a_batch_of_more_than_all_frames_is_refused():
         clips.read_clips(dataclasses.replace(SMOKE, batch_size=13))
 
 
+KEPT = Path(table.__file__).parent / "results"
+
+
 def test_the_rates_are_those_that_the_sweep_found_best():
-    kept = Path(table.__file__).parent / "results"
-    config = table.TuneConfig(results=kept, runs=kept, missing=False)
-    sweep = table.sweep(config)
+    sweep = table.sweep(table.TuneConfig(results=KEPT, runs=KEPT, missing=False))
     assert all(len(by_rate) == len(sweeps.RATES) for by_rate in sweep.values())
     assert sweeps.best_rates(sweep) == table.CHOSEN
+
+
+def test_the_readme_shows_the_kept_figures(tmp_path, capsys):
+    of = {"results": KEPT, "runs": tmp_path, "missing": False}
+    table.make(table.PuppetTableConfig(**of))
+    table.tune(table.TuneConfig(**of))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 8 + 2 + 8 + 2 + 2 * 5 + 2 + 7
+    readme = (KEPT.parent / "README.md").read_text()
+    for line in lines:
+        assert line in readme
