@@ -46,8 +46,9 @@ def make_loss(config: Config, model: nn.Module, features: Features | None) -> Lo
       The loss function of a train step. Its metrics are the terms.
 
     References:
-      `cx_perceptual`: Mechrez et al. 2018, section on puppet control. `pix2pix`: Isola et al. 2017
-      with least squares, as in CycleGAN (Zhu et al. 2017), in place of the cross entropy.
+      `cx_perceptual`: Mechrez et al. 2018, section on puppet control; here the perceptual term is a
+      share of the target's own size. `pix2pix`: Isola et al. 2017 with least squares, as in
+      CycleGAN (Zhu et al. 2017), in place of the cross entropy.
     """
     contextual = functools.partial(cxjax.contextual_loss, bandwidth=config.bandwidth)
 
