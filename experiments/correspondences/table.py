@@ -90,15 +90,21 @@ def _judge(
     config: TableConfig, features: Callable[[Picture], Points], seed: int, recolour: bool
 ) -> dict[str, Any]:
     """The figures of one warp of the first photograph."""
-    generator = np.random.default_rng(seed)
+    name = config.photographs[0]
+    generator = randomness(name, seed)
     warp = draw_warp(generator, config.size)
-    whole = photograph(config.photographs[0], shortest_side=round(_MARGIN * config.size))
+    whole = photograph(name, shortest_side=round(_MARGIN * config.size))
     source, target = warped_pair(whole, warp)
     if recolour:
         target = recoloured(generator, target)
     x, y = features(source), features(target)
     options = {"bandwidths": config.bandwidths, "spatial_weights": config.spatial_weights}
     return score(x, y, match(x, y, **options, size=config.size), warp, config.radii)
+
+
+def randomness(name: Photograph, seed: int) -> np.random.Generator:
+    """Draws warp and light: others for each photograph, so that none is tuned on that is scored."""
+    return np.random.default_rng([seed, *name.encode()])
 
 
 def _listed(values: list[Any]) -> Any:

@@ -61,9 +61,12 @@ def test_shift_turn_and_bend_do_what_they_say():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_warps_of_the_table_move_much_and_fold_nothing(seed):
-    drawn = warp.draw_warp(np.random.default_rng(seed), 256)
+def test_the_warps_of_the_table_move_much_fold_nothing_and_differ(seed):
     places = warp.pixel_centres(256)
+    drawn, other = (
+        warp.draw_warp(table.randomness(name, seed), 256) for name in ("astronaut", "rocket")
+    )
+    assert np.linalg.norm(drawn(places) - other(places), axis=1).mean() > 2
     moved = np.linalg.norm(drawn(places) - places, axis=1)
     assert 0.04 * 256 < moved.mean() < 0.2 * 256
     truth = drawn(places).reshape(256, 256, 2)
