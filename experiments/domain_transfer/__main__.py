@@ -5,13 +5,14 @@ import sys
 
 from experiments import cli
 from experiments.apply import ApplyConfig, apply
-from experiments.domain_transfer import table, train
+from experiments.domain_transfer import table, terms, train
 from experiments.domain_transfer.config import VARIANTS, Config
 
 COMMANDS = {
     "apply": (ApplyConfig, functools.partial(apply, config_class=Config)),
     "tune": (table.TuneConfig, table.tune),
     "table": (table.TransferTableConfig, table.make),
+    "terms": (terms.TermsConfig, terms.show),
 }
 
 if __name__ == "__main__":

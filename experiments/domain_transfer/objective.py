@@ -1,6 +1,7 @@
 """What the generator minimises: each of the losses that the table compares."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import flax.linen as nn
@@ -13,6 +14,8 @@ from cxjax.training.step import LossFn
 from experiments.domain_transfer.config import Config
 from experiments.generators import GENERATOR, Features, make_model
 from experiments.losses import adversarial, over_batch, relative
+
+Comparison = Callable[[jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 BACKWARD = "backward"  # CycleGAN's generator from target to source
 JUDGES = {"source": "source_judge", "target": "target_judge"}
@@ -53,6 +56,20 @@ def make_loss(config: Config, model: nn.Module, features: Features | None) -> Lo
     if config.loss == "cyclegan":
         return _cyclegan(config, model, other_networks(config))
     assert features is not None
+    compare = make_comparison(config, features)
+
+    def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return compare(cast(jax.Array, model.apply(params, batch["source"])), batch)
+
+    return loss_fn
+
+
+def make_comparison(config: Config, features: Features) -> Comparison:
+    """The losses but CycleGAN's, of what was made of a batch's sources, `(b, h, w, 3)`.
+
+    Returns:
+      `(made, batch) -> (loss, terms)`.
+    """
     contextual = functools.partial(cxjax.contextual_loss, bandwidth=config.bandwidth)
     to_target, to_source = contextual, contextual
     if config.loss == "gram":
@@ -60,8 +77,8 @@ def make_loss(config: Config, model: nn.Module, features: Features | None) -> Lo
             functools.partial(relative, loss) for loss in (cxjax.gram_loss, cxjax.l2_loss)
         )
 
-    def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        made = features(cast(jax.Array, model.apply(params, batch["source"])))
+    def compare(images: jax.Array, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        made = features(images)
         target = jax.lax.stop_gradient(features(batch["target"]))
         terms = {"target": over_batch(to_target, made, target, config.target_layers)}
         loss = terms["target"]
@@ -71,7 +88,7 @@ def make_loss(config: Config, model: nn.Module, features: Features | None) -> Lo
             loss = loss + config.source_weight * terms["source"]
         return loss, terms
 
-    return loss_fn
+    return compare
 
 
 def _cyclegan(config: Config, model: nn.Module, others: dict[str, tuple[nn.Module, int]]) -> LossFn:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from PIL import Image
 import cxjax
 from cxjax.data import pipeline
 from experiments import cli, generators, sweeps
-from experiments.domain_transfer import domains, judge, objective, results, table, train
+from experiments.domain_transfer import domains, judge, objective, results, table, terms, train
 from experiments.domain_transfer.config import LOSSES, UNTRAINED, VARIANTS
 
 SMOKE = VARIANTS["smoke"]
@@ -308,6 +309,16 @@ def test_the_truth_gets_the_best_scores_and_the_source_does_not(drawn):
     assert "lpips" not in results.judge(SMOKE, truth, truth, unpaired)
 
 
+def test_the_terms_of_pictures_that_nobody_made(drawn):
+    found = terms.measure(dataclasses.replace(SMOKE, source_weight=0.5), drawn)
+    itself, truth, random = found.values()
+    assert list(found) == ["source itself", "true target", "a random target"]
+    assert itself[1] < 0.1 < truth[1]
+    assert random[0] < truth[0] - 0.1 < itself[0] - 1  # not 0: points of one white are alike
+    for target, source, loss in found.values():
+        assert loss == pytest.approx(target + source / 2, rel=1e-4)
+
+
 def test_a_histogram_is_that_of_a_target_of_the_same_kind(drawn):
     ramp = np.linspace(0, 100, 32 * 32).reshape(32, 32, 1).repeat(3, axis=2).astype(np.uint8)
     target = domains.Domain(pictures=[ramp, ramp + 150], kinds=["0", "1"])
@@ -375,3 +386,12 @@ def test_settings_that_cannot_work_are_refused(options, message):
 def test_more_pictures_in_a_batch_than_there_are_is_refused():
     with pytest.raises(ValueError, match="--batch-size 11 is more than the 10 source pictures"):
         domains.read_domains(dataclasses.replace(SMOKE, batch_size=11))
+
+
+KEPT = Path(table.__file__).parent / "results"
+
+
+def test_the_rates_are_those_that_the_sweep_found_best():
+    sweep = table.sweep(table.TuneConfig(results=KEPT, runs=KEPT, missing=False))
+    assert all(len(by_rate) == len(sweeps.RATES) for by_rate in sweep.values())
+    assert sweeps.best_rates(sweep) == table.CHOSEN

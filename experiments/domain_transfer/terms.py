@@ -1,0 +1,57 @@
+"""What the Contextual Loss gives pictures that nobody made: what it would have a generator do."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from experiments import generators, tables
+from experiments.domain_transfer.config import DEFAULT, Config
+from experiments.domain_transfer.domains import Domains, Sources, random_targets, read_domains
+from experiments.domain_transfer.objective import layers_of, make_comparison
+from experiments.domain_transfer.table import DOMAINS
+from experiments.domain_transfer.table import Domains as Names
+
+_DRAWN = 4  # random targets of each source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TermsConfig:
+    """Shows what CX gives the validation's sources themselves, their truth, and random targets."""
+
+    domains: tuple[Names, ...] = DOMAINS
+    """Pairs of domains."""
+
+
+def show(config: TermsConfig) -> None:
+    """Prints a table for each pair of domains."""
+    for name in config.domains:
+        of = dataclasses.replace(DEFAULT, domains=name)
+        rows = [
+            [made, *(f"{value:.2f}" for value in values)]
+            for made, values in measure(of, read_domains(of)).items()
+        ]
+        print(f"\n{tables.markdown([name, 'to the target', 'to the source', 'sum'], rows)}")
+
+
+def measure(config: Config, domains: Domains) -> dict[str, tuple[float, float, float]]:
+    """The terms to target and source, and their weighted sum, of three answers to each source.
+
+    A random target is drawn as in training, `_DRAWN` times; "a random target" is that very one,
+    which no generator could know.
+    """
+    compare = jax.jit(make_comparison(config, generators.make_features(config, layers_of(config))))
+    draw, generator = random_targets(domains.target), np.random.default_rng(config.seed)
+    sources, truths = Sources(domains.held_out_source), domains.held_out_target.stack()
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for index, truth in enumerate(truths):
+        drawn = [draw(sources[index], generator) for _ in range(_DRAWN)]
+        source = np.stack([one["source"] for one in drawn]).astype(np.float32) / 255
+        batch = {"source": source, "target": np.stack([one["target"] for one in drawn])}
+        answers = {"source itself": source, "true target": np.broadcast_to(truth, source.shape)}
+        for name, made in (answers | {"a random target": batch["target"]}).items():
+            loss, terms = compare(made, batch)
+            row = (float(terms["target"]), float(terms["source"]), float(loss))
+            found.setdefault(name, []).append(row)
+    means = {name: np.mean(rows, axis=0) for name, rows in found.items()}
+    return {name: (float(row[0]), float(row[1]), float(row[2])) for name, row in means.items()}
