@@ -12,7 +12,7 @@ from experiments.domain_transfer.objective import layers_of, make_comparison
 from experiments.domain_transfer.table import DOMAINS
 from experiments.domain_transfer.table import Domains as Names
 
-_DRAWN = 4  # random targets of each source
+_DRAWN = 8  # random targets of each source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

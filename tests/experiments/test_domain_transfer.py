@@ -395,3 +395,14 @@ def test_the_rates_are_those_that_the_sweep_found_best():
     sweep = table.sweep(table.TuneConfig(results=KEPT, runs=KEPT, missing=False))
     assert all(len(by_rate) == len(sweeps.RATES) for by_rate in sweep.values())
     assert sweeps.best_rates(sweep) == table.CHOSEN
+
+
+def test_the_readme_shows_the_kept_figures(tmp_path, capsys):
+    of = {"results": KEPT, "runs": tmp_path, "missing": False}
+    table.make(table.TransferTableConfig(**of))
+    table.tune(table.TuneConfig(**of))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) > 15
+    readme = (KEPT.parent / "README.md").read_text()
+    for line in lines:
+        assert line in readme
