@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from cxjax.data import pipeline
 from experiments import cli, generators, sweeps
 from experiments.domain_transfer import domains, judge, objective, results, table, terms, train
 from experiments.domain_transfer.config import LOSSES, UNTRAINED, VARIANTS
+from tests.experiments import kept
 
 SMOKE = VARIANTS["smoke"]
 
@@ -388,21 +388,10 @@ def test_more_pictures_in_a_batch_than_there_are_is_refused():
         domains.read_domains(dataclasses.replace(SMOKE, batch_size=11))
 
 
-KEPT = Path(table.__file__).parent / "results"
-
-
 def test_the_rates_are_those_that_the_sweep_found_best():
-    sweep = table.sweep(table.TuneConfig(results=KEPT, runs=KEPT, missing=False))
-    assert all(len(by_rate) == len(sweeps.RATES) for by_rate in sweep.values())
-    assert sweeps.best_rates(sweep) == table.CHOSEN
+    kept.check_rates(table)
 
 
 def test_the_readme_shows_the_kept_figures(tmp_path, capsys):
-    of = {"results": KEPT, "runs": tmp_path, "missing": False}
-    table.make(table.TransferTableConfig(**of))
-    table.tune(table.TuneConfig(**of))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(lines) > 15
-    readme = (KEPT.parent / "README.md").read_text()
-    for line in lines:
-        assert line in readme
+    shown = kept.check_readme(table, table.TransferTableConfig, tmp_path, capsys)
+    assert shown > 15

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from experiments import apply as application
 from experiments import cli, generators, losses, sweeps
 from experiments.puppet_control import clips, objective, results, table, train
 from experiments.puppet_control.config import LOSSES, VARIANTS, Config
+from tests.experiments import kept
 
 SMOKE = VARIANTS["smoke"]
 TRAINED = [loss for loss in LOSSES if loss != "identity"]
@@ -399,21 +399,10 @@ def test_a_batch_of_more_than_all_frames_is_refused():
         clips.read_clips(dataclasses.replace(SMOKE, batch_size=13))
 
 
-KEPT = Path(table.__file__).parent / "results"
-
-
 def test_the_rates_are_those_that_the_sweep_found_best():
-    sweep = table.sweep(table.TuneConfig(results=KEPT, runs=KEPT, missing=False))
-    assert all(len(by_rate) == len(sweeps.RATES) for by_rate in sweep.values())
-    assert sweeps.best_rates(sweep) == table.CHOSEN
+    kept.check_rates(table)
 
 
 def test_the_readme_shows_the_kept_figures(tmp_path, capsys):
-    of = {"results": KEPT, "runs": tmp_path, "missing": False}
-    table.make(table.PuppetTableConfig(**of))
-    table.tune(table.TuneConfig(**of))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 8 + 2 + 8 + 2 + 2 * 5 + 2 + 7
-    readme = (KEPT.parent / "README.md").read_text()
-    for line in lines:
-        assert line in readme
+    shown = kept.check_readme(table, table.PuppetTableConfig, tmp_path, capsys)
+    assert shown == 2 + 8 + 2 + 8 + 2 + 2 * 5 + 2 + 7

@@ -1,0 +1,33 @@
+"""What is kept beside an experiment, tables' results and README, against each other."""
+
+from pathlib import Path
+
+from experiments import sweeps
+
+
+def check_rates(table):
+    """The sweep is whole, and the rates of the table are those that it found best."""
+    results = Path(table.__file__).parent / "results"
+    sweep = table.sweep(table.TuneConfig(results=results, runs=results, missing=False))
+    assert all(len(by_rate) == len(sweeps.RATES) for by_rate in sweep.values())
+    assert sweeps.best_rates(sweep) == table.CHOSEN
+
+
+def check_readme(table, config, tmp_path, capsys):
+    """The README has every line of the tables and of the sweep; returns how many these are.
+
+    Args:
+      table: The experiment's module of that name.
+      config: Its configuration of the tables.
+      tmp_path: Where pictures may go.
+      capsys: The test's.
+    """
+    home = Path(table.__file__).parent
+    of = {"results": home / "results", "runs": tmp_path, "missing": False}
+    table.make(config(**of))
+    table.tune(table.TuneConfig(**of))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    readme = (home / "README.md").read_text()
+    for line in lines:
+        assert line in readme
+    return len(lines)
