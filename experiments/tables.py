@@ -114,14 +114,13 @@ def collect(
       ignore: Fields of the configuration that may differ between a file and what is asked for.
 
     Returns:
-      The figures by name. Runs that another process works at now are left out.
+      The figures by name. Runs that another process is still at are left out.
 
     Raises:
       ValueError: Before anything is run, if a file is damaged or of another configuration.
     """
     for name, config in runs.items():
         _read(folder / f"{name}.json", config, ignore)
-    found = {}
     for number, (name, config) in enumerate(runs.items(), start=1):
         path = folder / f"{name}.json"
         if not path.exists():
@@ -133,8 +132,11 @@ def collect(
                 if not path.exists():
                     print(f"{name}: run {number} of {len(runs)}")
                     _write(path, config, measure(name, config))
-        found[name] = _read(path, config, ignore)
-    return found
+    return {
+        name: _read(path, config, ignore)
+        for name, config in runs.items()
+        if (path := folder / f"{name}.json").exists()
+    }
 
 
 def _write(path: Path, config: Any, figures: Figures) -> None:

@@ -82,6 +82,25 @@ def test_two_processes_share_the_runs(tmp_path, runs):
     assert len(tables.collect(runs, lambda name, config: {"score": 1}, tmp_path)) == 3
 
 
+def test_what_another_process_finished_meanwhile_is_found(tmp_path, runs):
+    def measure(name, config):
+        if name == "main/seed2":  # the process at seed1, which was passed over, is done by now
+            lock.__exit__(None, None, None)
+            tables.collect({"main/seed1": Config(seed=1)}, lambda *_: {"score": 7}, tmp_path)
+        return {"score": 0}
+
+    (tmp_path / "main").mkdir()
+    lock = alone(tmp_path / "main" / "seed1.lock")
+    assert lock.__enter__()
+    found = tables.collect(runs, measure, tmp_path)
+    assert {name: figures["score"] for name, figures in found.items()} == {
+        "main/seed0": 0,
+        "main/seed1": 7,
+        "main/seed2": 0,
+    }
+    assert list(found) == list(runs)
+
+
 def test_spread_is_the_samples(runs):
     values = [0.1, 0.4, 0.25]
     assert tables.spread(values) == f"{sum(values) / 3:.3f} ± {statistics.stdev(values):.3f}"
