@@ -10,7 +10,6 @@ Sweep = Mapping[str, Mapping[float, Mapping[str, float]]]  # scores by loss and 
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # of Adam
 RANKED = {"psnr": -1, "ssim": -1, "lpips": 1}  # and whether less is better
-DIVERGED = "diverged"
 
 
 def collect(
@@ -36,18 +35,10 @@ def collect(
         name: dataclasses.replace(losses[loss], learning_rate=rate)
         for (loss, rate), name in names.items()
     }
-
-    def measure(one: Any) -> tables.Figures:
-        try:
-            return run(one)
-        except FloatingPointError as error:
-            print(error)
-            return {DIVERGED: str(error)}
-
-    found = tables.collect_trained(runs, measure, config)
+    found = tables.collect_trained(runs, run, config)
 
     def scores(figures: tables.Figures) -> dict[str, float]:
-        if DIVERGED in figures:
+        if tables.DIVERGED in figures:
             return {}
         of_part = figures[part] if part else figures
         return {name: of_part[name] for name in RANKED}
@@ -88,7 +79,7 @@ def show(sweep: Sweep, names: Mapping[Any, str]) -> str:
             if row := by_rate.get(rate):
                 cell = f"{row['psnr']:.2f} / {row['ssim']:.3f} / {row['lpips']:.3f}"
             else:
-                cell = DIVERGED if rate in by_rate else ""
+                cell = tables.DIVERGED if rate in by_rate else ""
             cells.append(f"**{cell}**" if best.get(loss) == rate else cell)
         rows.append([names[loss], *cells])
     header = ["PSNR / SSIM / LPIPS, validation", *(f"{rate:g}" for rate in rates)]

@@ -18,6 +18,8 @@ from experiments.locks import alone
 
 Figures = Mapping[str, Any]
 
+DIVERGED = "diverged"  # in place of figures: the message, where the loss was not finite
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableConfig:
@@ -42,7 +44,8 @@ def collect_trained(
       config: Where the files are.
 
     Returns:
-      The figures by name; without `config.missing`, of the runs that have a file.
+      The figures by name; without `config.missing`, of the runs that have a file. A run whose loss
+      is not finite has a file too, with `DIVERGED`.
     """
 
     wanted = runs
@@ -62,11 +65,22 @@ def collect_trained(
         begun = (folder / "config.json").exists()
         try:
             return run(dataclasses.replace(one, out=folder, resume=begun))
+        except FloatingPointError as error:
+            print(error)
+            return {DIVERGED: str(error)}
         except Resumable as stopped:
             message = f"stopped in {name}, which is saved; the same command goes on with it"
             raise Resumable(message, stopped.signal) from stopped
 
     return collect(runs, measure, config.results)
+
+
+def without_diverged(found: Mapping[str, Figures]) -> dict[str, Figures]:
+    """The runs whose loss stayed finite; the others are named, for no mean has them."""
+    for name, figures in found.items():
+        if DIVERGED in figures:
+            print(f"{name} diverged, and is in no table: {figures[DIVERGED]}")
+    return {name: figures for name, figures in found.items() if DIVERGED not in figures}
 
 
 def write_rows(folder: Path, rows: Mapping[str, np.ndarray]) -> None:

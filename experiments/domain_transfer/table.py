@@ -73,7 +73,7 @@ def make(config: TransferTableConfig) -> None:
         for name, run in table_runs().items()
         if run.domains in config.domains and run.loss in config.losses
     }
-    found = tables.collect_trained(chosen, train.run, config)
+    found = tables.without_diverged(tables.collect_trained(chosen, train.run, config))
     for domains in config.domains:
         rows = {
             name: [f for n, f in found.items() if n.startswith(f"{domains}/{loss}-seed")]

@@ -91,7 +91,7 @@ def make(config: PuppetTableConfig) -> None:
         for name, run in table_runs().items()
         if name.split("/")[0] in config.part and run.loss in config.losses
     }
-    found = tables.collect_trained(chosen, train.run, config)
+    found = tables.without_diverged(tables.collect_trained(chosen, train.run, config))
     for part, show in (("main", _main_table), ("cat", _cat_table), ("shift", _shift_table)):
         if part in config.part:
             print(f"\n{show(found)}")

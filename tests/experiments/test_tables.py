@@ -115,6 +115,21 @@ class Training(Config):
     out: Path | None = None
 
 
+def test_a_run_that_diverges_does_not_end_the_table(tmp_path, capsys):
+    runs = {f"seed{seed}": Training(seed=seed) for seed in range(3)}
+    config = tables.TableConfig(results=tmp_path / "results", runs=tmp_path / "runs")
+
+    def run(one):
+        if one.seed == 1:
+            raise FloatingPointError("step 7: loss is nan")
+        return {"score": one.seed}
+
+    for _ in range(2):  # made, and read again
+        found = tables.without_diverged(tables.collect_trained(runs, run, config))
+        assert found == {"seed0": {"score": 0}, "seed2": {"score": 2}}
+        assert "seed1 diverged, and is in no table: step 7: loss is nan" in capsys.readouterr().out
+
+
 def test_a_run_that_was_stopped_goes_on_in_its_folder(tmp_path):
     """As `generators` does: the folder has its configuration before the first step."""
     runs = {f"main/seed{seed}": Training(seed=seed) for seed in range(2)}
