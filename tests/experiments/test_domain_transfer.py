@@ -394,4 +394,4 @@ def test_the_rates_are_those_that_the_sweep_found_best():
 
 def test_the_readme_shows_the_kept_figures(tmp_path, capsys):
     shown = kept.check_readme(table, table.TransferTableConfig, tmp_path, capsys)
-    assert shown > 15
+    assert shown == 2 * (2 + 6) + 2 + 4
