@@ -41,9 +41,11 @@ Features = Callable[[jax.Array | np.ndarray], dict[str, jax.Array]]
 MODELS = {"crn": crn, "unet": unet, "resnet": resnet}
 CLASSES = {"crn": crn.CRN, "unet": unet.UNet, "resnet": resnet.ResNet}
 CHECKPOINTS = "checkpoints"  # folder in that of a run
+FIGURES = "results.json"  # file of a run that has ended
 GENERATOR = "generator"  # among the parameters, where other networks are trained too
 
 PROCESSES = ("distributed", "coordinator", "process_count", "process_index")  # of one launch
+_AT_ONCE = 32  # images through a trained generator
 # What may differ between a run and the one that resumes it.
 RESUMABLE = ("out", "resume", "steps", "save_every", "log_every", "sample_every", "profile")
 RESUMABLE += ("parallelism", "remat", *PROCESSES)
@@ -338,6 +340,25 @@ def generator_of(params: Any) -> Any:
     """The generator's variables among trained parameters."""
     has_others = isinstance(params, Mapping) and GENERATOR in params
     return params[GENERATOR] if has_others else params
+
+
+def make_all(make: Callable[[np.ndarray], np.ndarray], given: np.ndarray) -> np.ndarray:
+    """What a generator makes of many images `(n, h, w, 3)`, some at a time, clipped to [0, 1]."""
+    parts = [given[i : i + _AT_ONCE] for i in range(0, len(given), _AT_ONCE)]
+    return np.clip(np.concatenate([np.asarray(make(part)) for part in parts]), 0, 1)
+
+
+def write_figures(
+    folder: Path, figures: Mapping[str, Any], *, seconds: float | None
+) -> dict[str, Any]:
+    """Writes the figures of a run that has ended, with what they were made on; returns them all.
+
+    `seconds` is None where a run was resumed, and not all of its time is known.
+    """
+    made_on = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    written = {**figures, "seconds": seconds, **made_on}
+    (folder / FIGURES).write_text(json.dumps(written, indent=1) + "\n")
+    return written
 
 
 def _used(state: cxjax.TrainState) -> Any:

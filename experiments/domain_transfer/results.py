@@ -1,6 +1,5 @@
 """What is made of the held-out sources: pictures and scores."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from experiments.domain_transfer.domains import Domains
 from experiments.domain_transfer.judge import train_classifier
 from experiments.losses import over_batch
 
-FILE = "results.json"
 SHOWN = 10
 SCORES = {
     "lpips": "LPIPS",
@@ -25,7 +23,6 @@ SCORES = {
     "target": "judged target",
     "kid": "KID",
 }
-_AT_ONCE = 32
 _JUDGED_BY = 1000  # true pictures of each domain that the classifier learns from, at most
 
 
@@ -37,20 +34,15 @@ def finish(
     domains: Domains,
     seconds: float | None,
 ) -> dict[str, Any]:
-    """Writes what is made of the held-out sources, and its scores; returns these.
-
-    `seconds` is None where a run was resumed, and not all of its time is known.
-    """
+    """Writes what is made of the held-out sources, and its scores; returns these."""
     given = domains.held_out_source.stack()
-    parts = [given[i : i + _AT_ONCE] for i in range(0, len(given), _AT_ONCE)]
-    made = np.clip(np.concatenate([np.asarray(make(part)) for part in parts]), 0, 1)
+    made = generators.make_all(make, given)
     truth = domains.held_out_target.stack()
     shown = np.linspace(0, len(given) - 1, SHOWN).round().astype(int)
     rows = {"given": given[shown], "made": made[shown]}
     tables.write_rows(folder, rows | ({"truth": truth[shown]} if domains.paired else {}))
     figures = judge(config, made, truth, domains)
-    figures |= {"seconds": seconds, "device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    (folder / FILE).write_text(json.dumps(figures, indent=1) + "\n")
+    figures = generators.write_figures(folder, figures, seconds=seconds)
     print(tables.markdown(*shown_scores({"": [figures]})))
     return figures
 

@@ -1,21 +1,17 @@
 """What is made of the held-out drivers: pictures and scores."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from experiments import metrics, tables
+from experiments import generators, metrics, tables
 from experiments.puppet_control.clips import Clip
 from experiments.puppet_control.config import Config
 
-FILE = "results.json"
 SHOWN = 8  # held-out frames in a strip
-_AT_ONCE = 32
 _DIFFERS = 0.1  # of the range of a channel
 _GROWN = 2  # pixels
 
@@ -28,13 +24,9 @@ def finish(
     held_out: Sequence[Clip],
     seconds: float | None,
 ) -> dict[str, Any]:
-    """Writes what is made of the held-out drivers, and its scores; returns these.
-
-    `seconds` is None where a run was resumed, and not all of its time is known.
-    """
+    """Writes what is made of the held-out drivers, and its scores; returns these."""
     drivers = np.concatenate([clip.driver for clip in held_out]).astype(np.float32) / 255
-    parts = [drivers[i : i + _AT_ONCE] for i in range(0, len(drivers), _AT_ONCE)]
-    made = np.clip(np.concatenate([np.asarray(make(part)) for part in parts]), 0, 1)
+    made = generators.make_all(make, drivers)
     shown = np.linspace(0, len(drivers) - 1, SHOWN).round().astype(int)
     rows = {"given": drivers[shown], "made": made[shown]}
     if config.pair == "smiley-cat":
@@ -44,8 +36,7 @@ def finish(
         figures = judge(drivers, made, truth)
         rows["truth"] = truth[shown]
     tables.write_rows(folder, rows)
-    figures |= {"seconds": seconds, "device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    (folder / FILE).write_text(json.dumps(figures, indent=1) + "\n")
+    figures = generators.write_figures(folder, figures, seconds=seconds)
     print(_shown(figures))
     return figures
 

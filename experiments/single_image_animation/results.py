@@ -5,16 +5,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import tyro
 
 from cxjax.data import images, video
-from experiments.generators import Features
+from experiments.generators import FIGURES, Features, write_figures
 from experiments.single_image_animation import measures
 from experiments.single_image_animation.config import Config
-
-FILE = "results.json"
 
 
 def finish(
@@ -27,14 +24,10 @@ def finish(
     target: np.ndarray,
     seconds: float | None,
 ) -> dict[str, Any]:
-    """Writes pictures and figures of what was made of the held-out frames; returns the figures.
-
-    `seconds` is None where a run was resumed, and not all of its time is known.
-    """
+    """Writes pictures and figures of what was made of the held-out frames; returns the figures."""
     write_animation(folder, held_out, result, frames_per_second=config.frames_per_second)
     figures = judge(config, features, held_out, result, target)
-    figures |= {"seconds": seconds, "device": jax.devices()[0].device_kind}
-    (folder / FILE).write_text(json.dumps(figures, indent=1) + "\n")
+    figures = write_figures(folder, figures, seconds=seconds)
     print(table({folder.name: figures}))
     return figures
 
@@ -109,9 +102,9 @@ def compare(config: CompareConfig) -> None:
     """
     results = {}
     for folder in config.runs:
-        if not (folder / FILE).is_file():
-            raise ValueError(f"{folder} has no {FILE}: it is no run, or one that has not ended")
-        results[str(folder)] = json.loads((folder / FILE).read_text())
+        if not (folder / FIGURES).is_file():
+            raise ValueError(f"{folder} has no {FIGURES}: it is no run, or one that has not ended")
+        results[str(folder)] = json.loads((folder / FIGURES).read_text())
     if not results:
         raise ValueError("name the folder of at least one run")
     sources = {name: _source_figures(figures) for name, figures in results.items()}
