@@ -32,6 +32,7 @@ from experiments.cli import (
     read_config,
     to_json,
 )
+from experiments.environment import environment
 from experiments.locks import alone
 
 Model = Literal["crn", "unet", "resnet"]
@@ -355,8 +356,7 @@ def write_figures(
 
     `seconds` is None where a run was resumed, and not all of its time is known.
     """
-    made_on = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    written = {**figures, "seconds": seconds, **made_on}
+    written = {**figures, "seconds": seconds, **environment()}
     (folder / FIGURES).write_text(json.dumps(written, indent=1) + "\n")
     return written
 

@@ -18,6 +18,7 @@ def collect(
     config: tables.TableConfig,
     *,
     part: str | None = None,
+    folder: str = "tuning",
 ) -> Sweep:
     """The scores of every loss at every rate; what has no file yet is run.
 
@@ -26,11 +27,12 @@ def collect(
       run: `(configuration) -> figures`.
       config: Where the files are.
       part: Name of the scores among the figures, if these are no scores themselves.
+      folder: Where the runs are, under those of all runs and results.
 
     Returns:
       The scores by loss and rate, of those that are run; none at all where the loss was not finite.
     """
-    names = {(loss, rate): f"tuning/{loss}-{rate:g}" for rate in RATES for loss in losses}
+    names = {(loss, rate): f"{folder}/{loss}-{rate:g}" for rate in RATES for loss in losses}
     runs = {
         name: dataclasses.replace(losses[loss], learning_rate=rate)
         for (loss, rate), name in names.items()

@@ -14,8 +14,9 @@ import cxjax
 from cxjax.distances import product
 from cxjax.losses.contextual import Implementation
 from experiments.benchmark.config import Config
-from experiments.benchmark.timing import about, environment, median_seconds, temporary_bytes
+from experiments.benchmark.timing import median_seconds, temporary_bytes
 from experiments.cli import make_folder, to_json
+from experiments.environment import about, environment
 
 
 def floor(block_size: int, *, targets_too: bool) -> Callable[[jax.Array, jax.Array], Any]:

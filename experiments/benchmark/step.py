@@ -21,8 +21,9 @@ from cxjax.training.checkpoint import Checkpoints
 from cxjax.training.state import Optimizer
 from cxjax.training.step import LossFn
 from experiments import generators
-from experiments.benchmark.timing import about, environment, median_seconds
+from experiments.benchmark.timing import median_seconds
 from experiments.cli import make_folder, to_json
+from experiments.environment import about, environment
 from experiments.single_image_animation.config import Config as AnimationConfig
 from experiments.single_image_animation.objective import make_loss
 

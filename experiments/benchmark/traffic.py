@@ -18,8 +18,9 @@ import cxjax
 from cxjax.training import devices
 from cxjax.training.devices import AXIS, Parallelism
 from experiments.benchmark.step import Training, make_training
-from experiments.benchmark.timing import about, environment, temporary_bytes
+from experiments.benchmark.timing import temporary_bytes
 from experiments.cli import make_folder, to_json
+from experiments.environment import about, environment
 
 # What each device sends, as a multiple of the array's bytes, in a ring of n (the bandwidth-optimal
 # algorithm). The array is the operation's result on one device.

@@ -5,7 +5,7 @@ import sys
 
 from experiments import cli
 from experiments.apply import ApplyConfig, apply
-from experiments.domain_transfer import table, terms, train
+from experiments.domain_transfer import table, terms, train, weights
 from experiments.domain_transfer.config import VARIANTS, Config
 
 COMMANDS = {
@@ -13,6 +13,7 @@ COMMANDS = {
     "tune": (table.TuneConfig, table.tune),
     "table": (table.TransferTableConfig, table.make),
     "terms": (terms.TermsConfig, terms.show),
+    "weights": (weights.WeightsConfig, weights.make),
 }
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """What the Contextual Loss gives pictures that nobody made: what it would have a generator do."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from experiments import generators, tables
-from experiments.domain_transfer.config import DEFAULT, Config
+from experiments.apply import load_generator
+from experiments.cli import read_config
+from experiments.domain_transfer.config import DEFAULT, PAIRED, Config
 from experiments.domain_transfer.domains import Domains, Sources, random_targets, read_domains
 from experiments.domain_transfer.objective import layers_of, make_comparison
 from experiments.domain_transfer.table import DOMAINS
@@ -21,21 +25,34 @@ class TermsConfig:
 
     domains: tuple[Names, ...] = DOMAINS
     """Pairs of domains."""
+    run: Path | None = None
+    """Folder of a run, of which what it made is added; then only its own pair of domains."""
 
 
 def show(config: TermsConfig) -> None:
     """Prints a table for each pair of domains."""
-    for name in config.domains:
+    makers, pairs = {}, config.domains
+    if config.run is not None:
+        makers = {config.run.name: load_generator(config.run, Config)}
+        pairs = (read_config(Config, config.run).domains,)
+        if pairs[0] not in PAIRED:
+            raise ValueError(f"--run {config.run} is of {pairs[0]}, which has no true pairs")
+    for name in pairs:
         of = dataclasses.replace(DEFAULT, domains=name)
         rows = [
             [made, *(f"{value:.2f}" for value in values)]
-            for made, values in measure(of, read_domains(of)).items()
+            for made, values in measure(of, read_domains(of), makers).items()
         ]
         print(f"\n{tables.markdown([name, 'to the target', 'to the source', 'sum'], rows)}")
 
 
-def measure(config: Config, domains: Domains) -> dict[str, tuple[float, float, float]]:
-    """The terms to target and source, and their weighted sum, of three answers to each source.
+def measure(
+    config: Config,
+    domains: Domains,
+    makers: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
+) -> dict[str, tuple[float, float, float]]:
+    """The terms to target and source, and their weighted sum, of three answers to each source, and
+    of those that trained generators give, `(image (h, w, 3)) -> image`, by name.
 
     A random target is drawn as in training, `_DRAWN` times; "a random target" is that very one,
     which no generator could know.
@@ -49,7 +66,10 @@ def measure(config: Config, domains: Domains) -> dict[str, tuple[float, float, f
         source = np.stack([one["source"] for one in drawn]).astype(np.float32) / 255
         batch = {"source": source, "target": np.stack([one["target"] for one in drawn])}
         answers = {"source itself": source, "true target": np.broadcast_to(truth, source.shape)}
-        for name, made in (answers | {"a random target": batch["target"]}).items():
+        answers["a random target"] = batch["target"]
+        for name, make in (makers or {}).items():
+            answers[name] = np.broadcast_to(make(source[0]), source.shape)
+        for name, made in answers.items():
             loss, terms = compare(made, batch)
             row = (float(terms["target"]), float(terms["source"]), float(loss))
             found.setdefault(name, []).append(row)

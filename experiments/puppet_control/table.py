@@ -9,10 +9,11 @@ from experiments import sweeps, tables
 from experiments.puppet_control import train
 from experiments.puppet_control.config import DEFAULT, LOSSES, Config, Loss
 
-Part = Literal["main", "shift", "cat"]
+Part = Literal["main", "shift", "aligned", "cat"]
 OUT = Path("out/puppet_control")
 SEEDS = (0, 1, 2)
 SHIFTS = (0, 2, 4, 8)  # pixels of 64; 0 is the aligned control
+ALIGNED = {"shift": 0, "jitter": 0, "warp": 0.0}
 TRAINED: tuple[Loss, ...] = tuple(loss for loss in LOSSES if loss != "identity")
 SWEPT: tuple[Loss, ...] = ("cx", "l1", "l1_perceptual", "perceptual", "gram")
 NAMES: dict[Loss, str] = {
@@ -35,6 +36,8 @@ CHOSEN: dict[Loss, float] = {
     "gram": 1e-3,
     "pix2pix": 1e-3,
 }
+# The same of aligned pairs, for the control in which L1 should do well.
+CHOSEN_ALIGNED: dict[Loss, float] = {"l1": 3e-3, "cx": 3e-3}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +46,9 @@ class PuppetTableConfig(tables.TableConfig):
 
     results: Path = OUT / "results"
     runs: Path = OUT / "runs"
-    part: tuple[Part, ...] = ("main", "shift", "cat")
-    """Tables to make: the losses over seeds, over shifts, and from smileys to cats."""
+    part: tuple[Part, ...] = ("main", "shift", "aligned", "cat")
+    """Tables to make: the losses over seeds, over shifts, on aligned pairs with rates tuned on
+    such, and from smileys to cats."""
     losses: tuple[Loss, ...] = LOSSES
     """Losses to run and show."""
 
@@ -79,7 +83,12 @@ def table_runs() -> dict[str, Config]:
     for shift in SHIFTS:
         for loss in SWEPT:
             runs[f"shift/{loss}-{shift}"] = dataclasses.replace(
-                test[loss], shift=shift, jitter=0, warp=0.0
+                test[loss], **(ALIGNED | {"shift": shift})
+            )
+    for seed in SEEDS:
+        for loss, rate in CHOSEN_ALIGNED.items():
+            runs[f"aligned/{loss}-seed{seed}"] = dataclasses.replace(
+                test[loss], **ALIGNED, learning_rate=rate, seed=seed
             )
     return runs
 
@@ -92,9 +101,14 @@ def make(config: PuppetTableConfig) -> None:
         if name.split("/")[0] in config.part and run.loss in config.losses
     }
     found = tables.without_diverged(tables.collect_trained(chosen, train.run, config))
-    for part, show in (("main", _main_table), ("cat", _cat_table), ("shift", _shift_table)):
-        if part in config.part:
-            print(f"\n{show(found)}")
+    if "main" in config.part:
+        print(f"\n{_seeds_table(found, 'main', 'loss')}")
+    if "cat" in config.part:
+        print(f"\n{_cat_table(found)}")
+    if "shift" in config.part:
+        print(f"\n{_shift_table(found)}")
+    if "aligned" in config.part:
+        print(f"\n{_seeds_table(found, 'aligned', 'aligned pairs')}")
     for part, names in (
         ("main", [f"main/{loss}-seed{SEEDS[0]}" for loss in NAMES]),
         ("cat", [f"cat/{loss}" for loss in NAMES]),
@@ -106,8 +120,9 @@ def make(config: PuppetTableConfig) -> None:
 
 
 def tune(config: TuneConfig) -> None:
-    """Makes the sweep and shows it, the best in bold."""
+    """Makes the sweeps and shows them, the best in bold; the second is of aligned pairs."""
     print(sweeps.show(sweep(config), NAMES))
+    print(f"\n{sweeps.show(sweep_aligned(config), NAMES)}")
 
 
 def sweep(config: TuneConfig) -> sweeps.Sweep:
@@ -117,16 +132,25 @@ def sweep(config: TuneConfig) -> sweeps.Sweep:
     return sweeps.collect(losses, train.run, config, part="whole")
 
 
-def _main_table(found: Mapping[str, tables.Figures]) -> str:
-    header = ["loss", "PSNR", "SSIM", "LPIPS", "region: PSNR", "SSIM", "LPIPS", "seconds"]
+def sweep_aligned(config: TuneConfig) -> sweeps.Sweep:
+    """The same of the losses of the aligned control, on aligned pairs."""
+    steps = DEFAULT.steps // 2
+    losses = {
+        loss: dataclasses.replace(settings(loss), **ALIGNED, steps=steps) for loss in CHOSEN_ALIGNED
+    }
+    return sweeps.collect(losses, train.run, config, part="whole", folder="tuning_aligned")
+
+
+def _seeds_table(found: Mapping[str, tables.Figures], part: Part, title: str) -> str:
+    header = [title, "PSNR", "SSIM", "LPIPS", "region: PSNR", "SSIM", "LPIPS", "seconds"]
     rows = []
     for loss, name in NAMES.items():
-        of_seeds = [f for n, f in found.items() if n.startswith(f"main/{loss}-seed")]
+        of_seeds = [f for n, f in found.items() if n.startswith(f"{part}/{loss}-seed")]
         if not of_seeds:
             continue
         cells = [
-            tables.spread([figures[part][score] for figures in of_seeds], digits)
-            for part in ("whole", "region")
+            tables.spread([figures[where][score] for figures in of_seeds], digits)
+            for where in ("whole", "region")
             for score, digits in (("psnr", 2), ("ssim", 3), ("lpips", 3))
         ]
         seconds = tables.spread([f["seconds"] for f in of_seeds if f["seconds"]], 0)

@@ -13,19 +13,20 @@ def check_rates(table):
     assert sweeps.best_rates(sweep) == table.CHOSEN
 
 
-def check_readme(table, config, tmp_path, capsys):
-    """The README has every line of the tables and of the sweep; returns how many these are.
+def check_readme(table, config, tmp_path, capsys, also=()):
+    """The README has every line of the tables and of the sweeps; returns how many these are.
 
     Args:
       table: The experiment's module of that name.
       config: Its configuration of the tables.
       tmp_path: Where pictures may go.
       capsys: The test's.
+      also: Other functions that show a table, each with its configuration.
     """
     home = Path(table.__file__).parent
     of = {"results": home / "results", "runs": tmp_path, "missing": False}
-    table.make(config(**of))
-    table.tune(table.TuneConfig(**of))
+    for show, kind in ((table.make, config), (table.tune, table.TuneConfig), *also):
+        show(kind(**of))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     readme = (home / "README.md").read_text()
     for line in lines:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -367,11 +368,14 @@ def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkey
     assert said.endswith(again)
     assert again.startswith("\n| loss |")
     table.tune(table.TuneConfig(**options))
-    assert len(asked) == count + len(sweeps.RATES) * len(TRAINED)
-    assert all(config.held_out == "validation" for config in asked[count:])
+    tried = asked[count:]
+    assert len(tried) == len(sweeps.RATES) * (len(TRAINED) + 2)
+    assert all(config.held_out == "validation" for config in tried)
+    of = {(config.loss, config.jitter) for config in tried if config.shift == 0}
+    assert of == {("cx", 0), ("l1", 0)}
     with pytest.raises(ValueError, match="has none of the"):
         table.make(table.PuppetTableConfig(results=tmp_path / "new", runs=tmp_path, missing=False))
-    assert len(asked) == count + len(sweeps.RATES) * len(TRAINED)
+    assert asked[count:] == tried
 
 
 @pytest.mark.parametrize(
@@ -401,8 +405,12 @@ def test_a_batch_of_more_than_all_frames_is_refused():
 
 def test_the_rates_are_those_that_the_sweep_found_best():
     kept.check_rates(table)
+    of = {"results": Path(table.__file__).parent / "results", "runs": Path(), "missing": False}
+    aligned = table.sweep_aligned(table.TuneConfig(**of))
+    assert all(len(by_rate) == len(sweeps.RATES) for by_rate in aligned.values())
+    assert sweeps.best_rates(aligned) == table.CHOSEN_ALIGNED
 
 
 def test_the_readme_shows_the_kept_figures(tmp_path, capsys):
     shown = kept.check_readme(table, table.PuppetTableConfig, tmp_path, capsys)
-    assert shown == 2 + 8 + 2 + 8 + 2 + 2 * 5 + 2 + 7
+    assert shown == (2 + 8) + (2 + 8) + (2 + 2 * 5) + (2 + 2) + (2 + 7) + (2 + 2)
