@@ -1,4 +1,4 @@
-"""What figures were made on: hardware and versions, kept beside every figure."""
+"""What figures were made on: hardware and versions, for benchmarks and the generators' results."""
 
 import importlib.metadata
 import os

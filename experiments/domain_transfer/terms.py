@@ -33,10 +33,10 @@ def show(config: TermsConfig) -> None:
     """Prints a table for each pair of domains."""
     makers, pairs = {}, config.domains
     if config.run is not None:
-        makers = {config.run.name: load_generator(config.run, Config)}
         pairs = (read_config(Config, config.run).domains,)
         if pairs[0] not in PAIRED:
             raise ValueError(f"--run {config.run} is of {pairs[0]}, which has no true pairs")
+        makers = {config.run.name: load_generator(config.run, Config)}
     for name in pairs:
         of = dataclasses.replace(DEFAULT, domains=name)
         rows = [

@@ -1,9 +1,9 @@
 """The table: every loss on the same pairs, over seeds, shifts, and another pair of characters."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from experiments import sweeps, tables
 from experiments.puppet_control import train
@@ -127,18 +127,19 @@ def tune(config: TuneConfig) -> None:
 
 def sweep(config: TuneConfig) -> sweeps.Sweep:
     """The scores of every loss at every rate, from runs half as long as the table's."""
-    steps = DEFAULT.steps // 2
-    losses = {loss: dataclasses.replace(settings(loss), steps=steps) for loss in TRAINED}
-    return sweeps.collect(losses, train.run, config, part="whole")
+    return _sweep(config, TRAINED, "tuning")
 
 
 def sweep_aligned(config: TuneConfig) -> sweeps.Sweep:
     """The same of the losses of the aligned control, on aligned pairs."""
+    return _sweep(config, CHOSEN_ALIGNED, "tuning_aligned", **ALIGNED)
+
+
+def _sweep(config: TuneConfig, losses: Iterable[Loss], folder: str, **pairs: Any) -> sweeps.Sweep:
+    """A sweep into a folder, on pairs that are other than the table's in what `pairs` names."""
     steps = DEFAULT.steps // 2
-    losses = {
-        loss: dataclasses.replace(settings(loss), **ALIGNED, steps=steps) for loss in CHOSEN_ALIGNED
-    }
-    return sweeps.collect(losses, train.run, config, part="whole", folder="tuning_aligned")
+    runs = {loss: dataclasses.replace(settings(loss), steps=steps, **pairs) for loss in losses}
+    return sweeps.collect(runs, train.run, config, part="whole", folder=folder)
 
 
 def _seeds_table(found: Mapping[str, tables.Figures], part: Part, title: str) -> str:

@@ -5,12 +5,18 @@ from pathlib import Path
 from experiments import sweeps
 
 
-def check_rates(table):
-    """The sweep is whole, and the rates of the table are those that it found best."""
+def check_rates(table, sweep, chosen):
+    """The sweep is whole, and the rates chosen are those that it found best.
+
+    Args:
+      table: The experiment's module of that name.
+      sweep: Its function that collects the sweep.
+      chosen: The rates that its tables take.
+    """
     results = Path(table.__file__).parent / "results"
-    sweep = table.sweep(table.TuneConfig(results=results, runs=results, missing=False))
-    assert all(len(by_rate) == len(sweeps.RATES) for by_rate in sweep.values())
-    assert sweeps.best_rates(sweep) == table.CHOSEN
+    found = sweep(table.TuneConfig(results=results, runs=results, missing=False))
+    assert all(len(by_rate) == len(sweeps.RATES) for by_rate in found.values())
+    assert sweeps.best_rates(found) == chosen
 
 
 def check_readme(table, config, tmp_path, capsys, also=()):
