@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cxjax import points
+from cxjax.distances import pairwise
 
 
 def relative(
@@ -23,6 +24,30 @@ def relative(
       `loss(x, y) / loss(0, y)`.
     """
     return loss(x, y) / loss(jnp.zeros_like(y), y)
+
+
+def self_similarity_loss(x: jax.Array, y: jax.Array) -> jax.Array:
+    """How far the distances within two sets of features differ, place by place.
+
+    Each column of the matrix of cosine distances is divided by its sum, so that it may grow or
+    shrink as a whole: what is like what is kept, not what it looks like.
+
+    Args:
+      x: Features of the image being made, `(n, c)`; the `n x n` distances are held.
+      y: Features of the reference, `(n, d)`, at the same places.
+
+    Returns:
+      The mean over columns of the sum of absolute differences, 0 to 2.
+
+    References:
+      Kolkin et al., STROTSS, CVPR 2019, Eq. 9, times n, as in the authors' code.
+    """
+
+    def shares(found):
+        distances = pairwise(found, found, jnp.zeros(found.shape[1]), distance="cosine")
+        return distances / jnp.maximum(distances.sum(axis=0, keepdims=True), 1e-6)
+
+    return jnp.abs(shares(x) - shares(y)).sum(axis=0).mean()
 
 
 def over_batch(

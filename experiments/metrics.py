@@ -145,17 +145,27 @@ def alexnet_features(pictures: np.ndarray, *, layer: int = 5, cells: int = 1) ->
     Returns:
       `(b, cells^2 c)`.
     """
+    found = alexnet_maps(pictures)[layer - 1]
+    height, width = (side // cells for side in found.shape[1:3])
+    found = found[:, : cells * height, : cells * width]
+    split = found.reshape(len(pictures), cells, height, cells, width, -1)
+    return split.mean(axis=(2, 4)).reshape(len(pictures), -1)
+
+
+def alexnet_maps(pictures: np.ndarray) -> list[np.ndarray]:
+    """AlexNet's maps after the ReLU of each of its five convolutions.
+
+    Args:
+      pictures: `(b, h, w, 3)`, in [0, 1], of 31 pixels or more.
+
+    Returns:
+      Five arrays `(b, h', w', c)`; of the first, h' is about a quarter of h.
+    """
     _check(pictures, pictures, None)
     _check_size(pictures)
     maps, params = _alexnet()
-    parts = []
-    for (part,) in _chunks(pictures):
-        found = np.asarray(maps(params, part)[layer - 1])
-        height, width = (side // cells for side in found.shape[1:3])
-        found = found[:, : cells * height, : cells * width]
-        split = found.reshape(len(part), cells, height, cells, width, -1)
-        parts.append(split.mean(axis=(2, 4)).reshape(len(part), -1))
-    return np.concatenate(parts)
+    parts = [[np.asarray(one) for one in maps(params, part)] for (part,) in _chunks(pictures)]
+    return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
 
 def _of_one_length(features: np.ndarray) -> np.ndarray:

@@ -11,12 +11,18 @@ from cxjax.features.vgg import Network, Padding, Pooling, check_known_layers
 from cxjax.losses.contextual import Direction
 from experiments.cli import flag
 
-Loss = Literal["contextual", "gram", "perceptual"]
-Layers = Literal["concatenated", "summed"]
-Initial = Literal["content", "noise"]
-Optimizer = Literal["novograd", "adam"]
+Loss = Literal["contextual", "relaxed_earth_mover", "gram", "perceptual"]
+ContentLoss = Literal["contextual", "self_similarity", "perceptual"]
+Layers = Literal["summed", "concatenated", "hypercolumns"]
+Initial = Literal["content", "details", "noise"]
+Optimizer = Literal["novograd", "adam", "rmsprop", "lbfgs"]
 
 LARGEST = 8192  # pixels; the comparisons grow with the fourth power of the side
+
+STROTSS_LAYERS = (
+    *("conv1_1", "conv1_2", "conv2_1", "conv2_2"),
+    *("conv3_1", "conv3_2", "conv3_3", "conv4_3", "conv5_3"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,11 @@ class Config:
     """Left, top, right, bottom of the part of the content to use, in pixels."""
     target_crop: tuple[int, int, int, int] | None = None
     """The same of the target. Alike framing of the two helps."""
+    content_mask: Path | None = None
+    """Picture of flat colours, each a region of the content, as large as it; each region takes the
+    manner of the target's region of the same colour. Needs --target-mask."""
+    target_mask: Path | None = None
+    """The same of the target; every colour of --content-mask must be in it."""
     out: Path | None = None
     """Folder for the results, new or empty; without it a new one under out/style_transfer/."""
     size: int = 256
@@ -44,14 +55,19 @@ class Config:
     """What the network sees around the image; zeros leave a frame in the result."""
 
     loss: Loss = "contextual"
-    """The Contextual Loss, or a baseline: Gram (Gatys et al.) or perceptual (aligned features)."""
+    """To the target: the Contextual Loss, the relaxed earth mover's distance (STROTSS), Gram (Gatys
+    et al.) or perceptual (aligned features)."""
+    content_loss: ContentLoss | None = None
+    """To the content: contextual, self_similarity (STROTSS) or perceptual; without it that which
+    goes with --loss."""
     style_layers: tuple[str, ...] = ("conv2_2", "conv3_2", "conv4_2")
     """Layers compared with the target's; shallow ones carry its colours."""
     content_layers: tuple[str, ...] = ("conv4_2",)
     """Layers compared with the content's."""
     layers: Layers = "summed"
-    """Style layers compared each on its own and summed (the paper), or resized to one grid, divided
-    by their channels and compared once (the authors' recipe). Contextual Loss only."""
+    """Style layers compared each on its own and summed (the paper); or resized to one grid, divided
+    by their channels and compared once (the authors' recipe); or stacked with the colours at
+    --max-points random places (STROTSS). Not for --loss gram and perceptual."""
     grid: str = "conv3_1"
     """Style layer whose grid the concatenated ones are resized to; a finer one costs more."""
     style_bandwidth: float = 0.2
@@ -63,6 +79,16 @@ class Config:
     part of the target, at twice the cost."""
     content_weight: float = 1.0
     """Weight of the loss to the content; that to the target has 1."""
+    coarse_content_weight: float = 1.0
+    """Factor of --content-weight at each coarser scale than the last: 2 keeps things in place, 0.5
+    lets them move."""
+    moment_weight: float = 0.0
+    """Weight of the difference of means and covariances of the style features (STROTSS)."""
+    palette_weight: float = 0.0
+    """Weight of the relaxed earth mover's distance of the colours (STROTSS)."""
+    max_points: int = 0
+    """Points of a layer that are compared, drawn anew at each step where there are more; 0 takes
+    all."""
     tv_weight: float = 6.0
     """Weight of the total variation of the three colours."""
     chroma_tv_weight: float = 24.0
@@ -71,7 +97,8 @@ class Config:
     """Weight of the mean squared excess over [0, 1]."""
 
     initial: Initial = "content"
-    """Where to start."""
+    """Where to start: the content, its finest details on the target's mean colour (STROTSS), or
+    noise."""
     pyramid_levels: int = 6
     """Levels of the Laplacian pyramid that is optimised; 1 optimises the pixels themselves."""
     scales: tuple[float, ...] = (0.5, 1.0)
@@ -90,8 +117,14 @@ class Config:
     """Steps between intermediate pictures."""
 
     def __post_init__(self) -> None:
-        positive = ("style_bandwidth", "content_bandwidth", "learning_rate")
-        for name in (*positive, "content_weight", "tv_weight", "chroma_tv_weight", "range_weight"):
+        positive = (
+            "style_bandwidth",
+            "content_bandwidth",
+            "learning_rate",
+            "coarse_content_weight",
+        )
+        weights = ("content", "moment", "palette", "tv", "chroma_tv", "range")
+        for name in (*positive, *(f"{weight}_weight" for weight in weights)):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0 or (value == 0 and name in positive):
                 bound = "positive" if name in positive else "at least 0"
@@ -99,6 +132,17 @@ class Config:
         for name in ("size", "pyramid_levels", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
+        if self.max_points < 0 or (self.layers == "hypercolumns" and not self.max_points):
+            raise ValueError(
+                f"--max-points must be at least 0, and positive with --layers hypercolumns; got "
+                f"{self.max_points}"
+            )
+        if (self.content_mask is None) != (self.target_mask is None):
+            raise ValueError("--content-mask and --target-mask go together; give both or none")
+        if self.content_mask and self.loss in ("gram", "perceptual"):
+            raise ValueError(
+                f"masks guide --loss contextual and relaxed_earth_mover; got {self.loss}"
+            )
         if self.size > LARGEST:
             raise ValueError(f"--size must be at most {LARGEST}; got {self.size}")
         if not 0 <= self.seed < 2**32:
@@ -118,8 +162,7 @@ class Config:
             raise ValueError(f"--steps must be at least 1 each; got {self.steps}")
         if not self.style_layers:
             raise ValueError("--style-layers needs at least one layer")
-        concatenated = self.loss == "contextual" and self.layers == "concatenated"
-        if concatenated and self.grid not in self.style_layers:
+        if self.layers == "concatenated" and self.grid not in self.style_layers:
             raise ValueError(
                 f"--grid must be one of the style layers {self.style_layers}; got {self.grid!r}"
             )
@@ -149,6 +192,27 @@ VARIANTS = {
         steps=(300,),
         optimizer="adam",
         learning_rate=5 / 255,
+    ),
+    "strotss": Config(
+        # Kolkin et al. 2019, by their public code; its sizes go up to the one asked for.
+        loss="relaxed_earth_mover",
+        layers="hypercolumns",
+        style_layers=STROTSS_LAYERS,
+        content_layers=STROTSS_LAYERS,
+        max_points=1024,
+        pooling="max",
+        content_weight=4.0,
+        coarse_content_weight=2.0,
+        moment_weight=1.0,
+        palette_weight=0.25,
+        tv_weight=0.0,
+        chroma_tv_weight=0.0,
+        range_weight=0.0,
+        initial="details",
+        scales=(0.25, 0.5, 1.0),
+        steps=(250, 250, 250),
+        optimizer="rmsprop",
+        learning_rate=0.002,
     ),
     "smoke": Config(size=48, scales=(0.67, 1.0), steps=(2, 3), save_every=2),
 }

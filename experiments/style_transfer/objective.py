@@ -1,8 +1,8 @@
 """What style transfer minimises: likeness to the target's manner and to the content's things."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,29 @@ import jax.numpy as jnp
 import cxjax
 from cxjax import points
 from cxjax.features.vgg import VGG
-from experiments.losses import relative
+from experiments.losses import relative, self_similarity_loss
 from experiments.style_transfer.config import Config
 
 Features = dict[str, jax.Array]
+
+_SELF_SIMILARITY_POINTS = 1024  # their distances are held as a matrix
+# Luma and two differences of colour (BT.601), so that grey and colour are compared apart.
+_YUV = ((0.299, -0.147, 0.615), (0.587, -0.289, -0.515), (0.114, 0.436, -0.100))
+
+
+class Reference(NamedTuple):
+    """What the objective has to know of the content, or of the target."""
+
+    image: jax.Array  # (h, w, 3)
+    features: Features
+    regions: jax.Array | None  # (h, w), the number of each pixel's region
+
+
+class Points(NamedTuple):
+    """A set of features, and the region of each."""
+
+    points: jax.Array
+    regions: jax.Array | None
 
 
 def layers(config: Config) -> tuple[str, ...]:
@@ -31,55 +50,206 @@ def concatenate(features: Features, config: Config) -> jax.Array:
     return points.concatenate(features, layers=config.style_layers, grid=config.grid)
 
 
-def _style(config: Config, features: Features, target: Features) -> jax.Array:
+def hypercolumns(
+    image: jax.Array, features: Mapping[str, jax.Array], layers: Sequence[str], places: jax.Array
+) -> jax.Array:
+    """An image's colours and its features at some places, stacked.
+
+    Args:
+      image: `(h, w, 3)`.
+      features: Maps by name of layer.
+      layers: Those to take.
+      places: `(n, 2)`, down and across, as shares of the height and the width, in [0, 1).
+
+    Returns:
+      `(n, 3 + c)`, interpolated linearly.
+
+    References:
+      Kolkin et al., STROTSS, CVPR 2019.
+    """
+    maps = (image, *(features[name] for name in layers))
+    return jnp.concatenate([_interpolate(found, places) for found in maps], axis=-1)
+
+
+def _interpolate(found: jax.Array, places: jax.Array) -> jax.Array:
+    shape = jnp.asarray(found.shape[:2])
+    at = jnp.clip(places * shape[None, :] - 0.5, 0, shape[None, :] - 1)
+    low = jnp.floor(at).astype(int)
+    high = jnp.minimum(low + 1, shape[None, :] - 1)
+    down, across = jnp.moveaxis(at - low, -1, 0)[..., None]
+    upper = found[low[:, 0], low[:, 1]] * (1 - across) + found[low[:, 0], high[:, 1]] * across
+    lower = found[high[:, 0], low[:, 1]] * (1 - across) + found[high[:, 0], high[:, 1]] * across
+    return upper * (1 - down) + lower * down
+
+
+def _sets(key: jax.Array, config: Config, found: Reference) -> list[Points]:
+    """The sets of points that stand for a picture's manner: one per layer, or one of all."""
+    if config.layers == "hypercolumns":
+        places = jax.random.uniform(key, (config.max_points, 2))
+        columns = hypercolumns(found.image, found.features, config.style_layers, places)
+        regions = found.regions
+        if regions is not None:
+            shape = jnp.asarray(regions.shape)
+            rows, across = jnp.moveaxis((places * shape[None, :]).astype(int), -1, 0)
+            regions = regions[rows, across]
+        return [Points(columns, regions)]
+    if config.layers == "concatenated":
+        maps = [concatenate(found.features, config)]
+    else:
+        maps = [found.features[name] for name in config.style_layers]
+    return [
+        _at_most(config.max_points, jax.random.fold_in(key, number), found_map, found.regions)
+        for number, found_map in enumerate(maps)
+    ]
+
+
+def _at_most(count: int, key: jax.Array, found: jax.Array, regions: jax.Array | None) -> Points:
+    """A map as points, of which no more than `count` are drawn; 0 takes all."""
+    if regions is not None:
+        regions = jax.image.resize(regions, found.shape[:2], "nearest").reshape(-1)
+    flat = Points(found.reshape(-1, found.shape[-1]), regions)
+    if not 0 < count < len(flat.points):
+        return flat
+    drawn, _ = points.sample(key, flat, flat, count=count)
+    return drawn
+
+
+def _by_region(
+    loss: Callable[..., jax.Array], x: Points, y: Points, number_of_regions: int
+) -> jax.Array:
+    """A loss of two sets; with regions each is compared with its like, weighted by its points."""
+    if x.regions is None or y.regions is None:
+        return loss(x.points, y.points)
+    terms = []
+    for region in range(number_of_regions):
+        of_x, of_y = x.regions == region, y.regions == region
+        terms.append(of_x.mean() * loss(x.points, y.points, x_mask=of_x, y_mask=of_y))
+    return jnp.stack(terms).sum()
+
+
+def _style(
+    key: jax.Array, config: Config, made: Reference, target: Reference, number_of_regions: int
+) -> tuple[jax.Array, jax.Array]:
+    """Likeness to the target's manner, and the difference of the moments."""
+    if config.loss in ("gram", "perceptual"):
+        loss = cxjax.gram_loss if config.loss == "gram" else cxjax.perceptual_loss
+        pairs = [(made.features[name], target.features[name]) for name in config.style_layers]
+        return jnp.stack([relative(loss, x, y) for x, y in pairs]).mean(), jnp.zeros(())
     if config.loss == "contextual":
-        contextual = functools.partial(
+        loss = functools.partial(
             cxjax.contextual_loss, bandwidth=config.style_bandwidth, direction=config.direction
         )
-        if config.layers == "concatenated":
-            x, y = (points.flatten(concatenate(found, config)) for found in (features, target))
-            return contextual(x.points, y.points)
-        weights = dict.fromkeys(config.style_layers, 1.0)
-        return points.over_layers(contextual, features, target, weights=weights)
-    loss = cxjax.gram_loss if config.loss == "gram" else cxjax.perceptual_loss
-    losses = [relative(loss, features[name], target[name]) for name in config.style_layers]
-    return jnp.stack(losses).mean()
+    else:
+        loss = lambda x, y, **masks: 2 * cxjax.relaxed_earth_mover_loss(x, y, **masks)  # 1 - cos
+    key_x, key_y = jax.random.split(key)
+    pairs = list(zip(_sets(key_x, config, made), _sets(key_y, config, target), strict=True))
+    style = jnp.stack([_by_region(loss, x, y, number_of_regions) for x, y in pairs]).sum()
+    if not config.moment_weight:
+        return style, jnp.zeros(())
+    return style, jnp.stack([_moments(x.points, y.points) for x, y in pairs]).sum()
 
 
-def _content(config: Config, features: Features, content: Features) -> jax.Array:
-    if not config.content_layers:
+def _moments(x: jax.Array, y: jax.Array) -> jax.Array:
+    """How far the means and the covariances of two sets are apart (STROTSS, Eq. 7)."""
+
+    def moments(a):
+        mean = a.mean(axis=0, keepdims=True)
+        return mean, (a - mean).T @ (a - mean) / len(a)
+
+    both = zip(moments(x), moments(y), strict=True)
+    return jnp.stack([jnp.abs(a - b).mean() for a, b in both]).sum()
+
+
+def _palette(key: jax.Array, config: Config, made: Reference, target: Reference) -> jax.Array:
+    """Relaxed earth mover's distance of the colours (STROTSS, Eq. 8)."""
+    sets = []
+    for image, one in zip((made.image, target.image), jax.random.split(key), strict=True):
+        drawn = _at_most(config.max_points, one, image, None)
+        sets.append(drawn.points @ jnp.asarray(_YUV))
+
+    def euclidean(a, b):
+        squares = jnp.square(a[:, None] - b[None]).sum(axis=-1)
+        return jnp.sqrt(jnp.maximum(squares, 1e-8))
+
+    return cxjax.relaxed_earth_mover_loss(*sets, distance=euclidean)
+
+
+def _content(key: jax.Array, config: Config, made: Reference, content: Reference) -> jax.Array:
+    if not config.content_layers or not config.content_weight:
         return jnp.zeros(())
-    if config.loss == "contextual":
+    kind = config.content_loss or _CONTENT_LOSSES[config.loss]
+    if kind == "contextual":
         contextual = functools.partial(cxjax.contextual_loss, bandwidth=config.content_bandwidth)
-        weights = dict.fromkeys(config.content_layers, 1.0)
-        return points.over_layers(contextual, features, content, weights=weights)
-    loss = cxjax.perceptual_loss
-    losses = [relative(loss, features[name], content[name]) for name in config.content_layers]
-    return jnp.stack(losses).mean()
+        terms = []
+        for number, name in enumerate(config.content_layers):
+            one = jax.random.fold_in(key, number)  # the same places in both
+            sets = [
+                _at_most(config.max_points, one, found.features[name], None).points
+                for found in (made, content)
+            ]
+            terms.append(contextual(*sets))
+        return jnp.stack(terms).sum()
+    if kind == "perceptual":
+        pairs = [(made.features[name], content.features[name]) for name in config.content_layers]
+        return jnp.stack([relative(cxjax.perceptual_loss, x, y) for x, y in pairs]).mean()
+    places = jax.random.uniform(key, (_SELF_SIMILARITY_POINTS, 2))
+    if config.layers == "hypercolumns":
+        columns = [
+            hypercolumns(found.image, found.features, config.content_layers, places)
+            for found in (made, content)
+        ]
+        return self_similarity_loss(*columns)
+    terms = [
+        self_similarity_loss(
+            *(_interpolate(found.features[name], places) for found in (made, content))
+        )
+        for name in config.content_layers
+    ]
+    return jnp.stack(terms).mean()
+
+
+_CONTENT_LOSSES = {
+    "contextual": "contextual",
+    "relaxed_earth_mover": "self_similarity",
+    "gram": "perceptual",
+    "perceptual": "perceptual",
+}
 
 
 def make_objective(
-    config: Config, model: VGG
-) -> Callable[[jax.Array, Any, Features, Features], tuple[jax.Array, dict[str, jax.Array]]]:
-    """`(image, parameters, features of target, of content) -> (loss, its terms)`."""
+    config: Config, model: VGG, number_of_regions: int = 1
+) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """`(image, key, parameters, target, content, factor) -> (loss, its terms)`.
 
-    def objective(image, params, target, content):
-        features = features_of(config, model, params, image)
+    Target and content are each a `Reference`; the factor multiplies the content's weight, and
+    divides the palette's, as STROTSS has it at its coarser scales.
+    """
+
+    def objective(image, key, params, target, content, factor):
+        made = Reference(image, features_of(config, model, params, image), content.regions)
         grey = image.mean(axis=-1, keepdims=True)
+        keys = jax.random.split(key, 3)
+        style, moments = _style(keys[0], config, made, target, number_of_regions)
         terms = {
-            "style": _style(config, features, target),
-            "content": _content(config, features, content),
+            "style": style,
+            "content": _content(keys[1], config, made, content),
             "tv": cxjax.total_variation(image),
             "chroma_tv": cxjax.total_variation(image - grey),
             "range": jnp.square(image - jnp.clip(image, 0, 1)).mean(),
         }
         loss = (
             terms["style"]
-            + config.content_weight * terms["content"]
+            + factor * config.content_weight * terms["content"]
             + config.tv_weight * terms["tv"]
             + config.chroma_tv_weight * terms["chroma_tv"]
             + config.range_weight * terms["range"]
         )
+        if config.moment_weight:
+            terms["moments"] = moments
+            loss += config.moment_weight * moments
+        if config.palette_weight:
+            terms["palette"] = _palette(keys[2], config, made, target)
+            loss += config.palette_weight / factor * terms["palette"]
         return loss, {"loss": loss, **terms}
 
     return objective

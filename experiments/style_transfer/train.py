@@ -20,9 +20,9 @@ import cxjax
 from cxjax.data import images
 from cxjax.features.vgg import VGG
 from experiments.cli import check_folder, make_folder, to_json
-from experiments.style_transfer import pyramid
+from experiments.style_transfer import masks, pyramid
 from experiments.style_transfer.config import Config
-from experiments.style_transfer.objective import features_of, make_objective
+from experiments.style_transfer.objective import Reference, features_of, make_objective
 
 # The built-in pair, both in the public domain: package, file, head and shoulders.
 ASTRONAUT = ("skimage", "data/astronaut.png", (85, 0, 365, 280))
@@ -35,11 +35,14 @@ class Stage(NamedTuple):
     steps: int
     content: images.Picture
     target: images.Picture
+    regions: tuple[masks.Regions, masks.Regions] | None  # of the content and of the target
+    content_factor: float  # of the content's weight
 
 
 class State(NamedTuple):
     """What a step changes."""
 
+    step: jax.Array
     pieces: list[jax.Array]  # the image's pyramid
     optimizer: optax.OptState
     best_loss: jax.Array
@@ -51,10 +54,11 @@ def run(config: Config) -> dict[str, Any]:
     began = time.perf_counter()
     check_folder(config.out)
     content, target = load_pair(config)
+    regions = load_regions(config, content, target)
     model, params = cxjax.load_vgg(
         config.network, path=config.weights, pooling=config.pooling, padding=config.padding
     )
-    stages = make_stages(config, model, params, content, target)
+    stages = make_stages(config, model, params, content, target, regions)
 
     names = [
         path.stem if path else built_in
@@ -64,7 +68,7 @@ def run(config: Config) -> dict[str, Any]:
     out = make_folder(config.out, Path("out/style_transfer") / name)
     (out / "config.json").write_text(json.dumps(to_json(config), indent=1) + "\n")
     print(f"results in {out}")
-    initial = _initial(config, stages[0].content)
+    initial = _initial(config, stages[0])
     image, metrics, interrupted = np.asarray(initial), {"step": 0}, False
     with (out / "metrics.jsonl").open("w") as log:
         try:
@@ -113,24 +117,54 @@ def load_pair(config: Config) -> tuple[images.Picture, images.Picture]:
     )
 
 
+def load_regions(
+    config: Config, content: images.Picture, target: images.Picture
+) -> tuple[masks.Regions, masks.Regions] | None:
+    """The regions of the two pictures, if there are masks."""
+    if config.content_mask is None or config.target_mask is None:
+        return None
+    return masks.read_regions(
+        config.content_mask,
+        config.target_mask,
+        sizes=(content.shape[:2], target.shape[:2]),
+        crops=(config.content_crop, config.target_crop),
+    )
+
+
 def make_stages(
-    config: Config, model: VGG, params: Any, content: images.Picture, target: images.Picture
+    config: Config,
+    model: VGG,
+    params: Any,
+    content: images.Picture,
+    target: images.Picture,
+    regions: tuple[masks.Regions, masks.Regions] | None = None,
 ) -> list[Stage]:
     """The pictures at each scale; a ValueError if one is too small for a layer."""
-    stages = [_stage(config, content, target, i) for i in range(len(config.scales))]
+    stages = [_stage(config, content, target, regions, i) for i in range(len(config.scales))]
     for stage in stages:
         _check_sizes(config, model, params, stage)
     return stages
 
 
-def _stage(config: Config, content: images.Picture, target: images.Picture, i: int) -> Stage:
+def _stage(
+    config: Config,
+    content: images.Picture,
+    target: images.Picture,
+    regions: tuple[masks.Regions, masks.Regions] | None,
+    i: int,
+) -> Stage:
     side = max(1, round(config.size * config.scales[i]))
     content = images.resize(content, longest_side=side)
     if config.loss == "perceptual":  # which compares the same place in both
         target = images.resize_to(target, content.shape[:2])
     else:
         target = images.resize(target, longest_side=side)
-    return Stage(config.steps[i], content, target)
+    if regions is not None:
+        shapes = (content.shape[:2], target.shape[:2])
+        found = [masks.resize(one, shape) for one, shape in zip(regions, shapes, strict=True)]
+        regions = found[0], found[1]
+    factor = config.coarse_content_weight ** (len(config.scales) - 1 - i)
+    return Stage(config.steps[i], content, target, regions, factor)
 
 
 def _check_sizes(config: Config, model: VGG, params: Any, stage: Stage) -> None:
@@ -145,14 +179,26 @@ def _check_sizes(config: Config, model: VGG, params: Any, stage: Stage) -> None:
             ) from error
 
 
-def _initial(config: Config, content: images.Picture) -> jax.Array:
+def _initial(config: Config, stage: Stage) -> jax.Array:
+    content = jnp.asarray(stage.content)
     if config.initial == "content":
-        return jnp.asarray(content)
+        return content
+    if config.initial == "details":
+        finest, *_ = pyramid.split(content, 2)
+        return jnp.clip(finest + stage.target.mean(axis=(0, 1), keepdims=True), 0, 1)
     return 0.5 + 0.1 * jax.random.normal(jax.random.key(config.seed), content.shape)
 
 
-def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
-    """NovoGrad, made to move every level by the learning rate, root mean square; or Adam."""
+def make_optimizer(config: Config, steps: int) -> optax.GradientTransformationExtraArgs:
+    """NovoGrad, made to move every level by the learning rate, root mean square; or another."""
+    return optax.with_extra_args_support(_optimizer(config, steps))
+
+
+def _optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+    if config.optimizer == "lbfgs":  # finds the length of its steps itself
+        return optax.lbfgs(memory_size=10)
+    if config.optimizer == "rmsprop":
+        return optax.rmsprop(config.learning_rate, decay=0.99)
     schedule = optax.cosine_decay_schedule(config.learning_rate, steps, 0.1)
     if config.optimizer == "adam":
         return optax.adam(schedule)
@@ -165,22 +211,37 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
 
 
 def make_step(
-    config: Config, model: VGG, optimizer: optax.GradientTransformation
+    config: Config,
+    model: VGG,
+    optimizer: optax.GradientTransformationExtraArgs,
+    number_of_regions: int = 1,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """A pure step `(state, parameters, features of target, of content) -> (state, metrics)`."""
-    objective = make_objective(config, model)
-
-    def loss_fn(pieces, *references):
-        image = pyramid.merge(pieces)
-        loss, metrics = objective(image, *references)
-        return loss, (image, metrics)
+    """A pure step `(state, parameters, target, content, factor) -> (state, metrics)`."""
+    objective = make_objective(config, model, number_of_regions)
 
     def step(state, *references):
+        # L-BFGS compares losses of several steps, which must be of the same points.
+        number = 0 if config.optimizer == "lbfgs" else state.step
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+
+        def loss_fn(pieces):
+            image = pyramid.merge(pieces)
+            loss, metrics = objective(image, key, *references)
+            return loss, (image, metrics)
+
         gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (image, metrics)), grads = gradient(state.pieces, *references)
-        updates, opt_state = optimizer.update(grads, state.optimizer, state.pieces)
+        (loss, (image, metrics)), grads = gradient(state.pieces)
+        updates, opt_state = optimizer.update(
+            grads,
+            state.optimizer,
+            state.pieces,
+            value=loss,
+            grad=grads,
+            value_fn=lambda pieces: loss_fn(pieces)[0],
+        )
         better = loss < state.best_loss
         state = State(
+            state.step + 1,
             cast(list[jax.Array], optax.apply_updates(state.pieces, updates)),
             opt_state,
             jnp.where(better, loss, state.best_loss),
@@ -194,10 +255,12 @@ def make_step(
 _features_of = jax.jit(features_of, static_argnums=(0, 1))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def _step(config: Config, model: VGG, steps: int, state: State, *references: Any) -> Any:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+def _step(
+    config: Config, model: VGG, steps: int, regions: int, state: State, *references: Any
+) -> Any:
     """`make_step`, compiled once for all pictures of a size."""
-    return make_step(config, model, make_optimizer(config, steps))(state, *references)
+    return make_step(config, model, make_optimizer(config, steps), regions)(state, *references)
 
 
 def stylize(
@@ -205,7 +268,7 @@ def stylize(
 ) -> images.Picture:
     """The content in the manner of the target, without a word and without a file."""
     stages = make_stages(config, model, params, content, target)
-    steps = optimize(config, model, params, stages, _initial(config, stages[0].content), quiet=True)
+    steps = optimize(config, model, params, stages, _initial(config, stages[0]), quiet=True)
     image, _ = collections.deque(steps, maxlen=1).pop()
     return np.clip(image, 0, 1)
 
@@ -231,11 +294,17 @@ def optimize(
             pieces = pyramid.split(image, config.pyramid_levels)
             best = jnp.array(image)  # a copy: with one level the image itself is the pyramid
             opt_state = make_optimizer(config, stage.steps).init(pieces)
-            state = State(pieces, opt_state, jnp.asarray(jnp.inf), best)
-            pictures = (stage.target, stage.content)
-            references = (params, *(_features_of(config, model, params, p) for p in pictures))
+            opt_state = jax.tree.map(jnp.array, opt_state)  # L-BFGS keeps the pieces themselves
+            state = State(jnp.asarray(done), pieces, opt_state, jnp.asarray(jnp.inf), best)
+            regions = stage.regions or (None, None)
+            content, target = (
+                Reference(jnp.asarray(picture), _features_of(config, model, params, picture), one)
+                for picture, one in zip((stage.content, stage.target), regions, strict=True)
+            )
+            references = (params, target, content, stage.content_factor)
+            number_of_regions = 1 if stage.regions is None else int(stage.regions[0].max()) + 1
             bar.set_description(f"{image.shape[1]} x {image.shape[0]} px, compiling")
-            lowered = _step.lower(config, model, stage.steps, state, *references)
+            lowered = _step.lower(config, model, stage.steps, number_of_regions, state, *references)
             compiled = lowered.compile()
             bar.set_description(f"{image.shape[1]} x {image.shape[0]} px")
             for _ in range(stage.steps):
