@@ -25,16 +25,16 @@ class ApplyConfig:
     """Applies a run's trained generator to a picture, a folder of pictures, or a video."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run."""
+    """Folder of a run, with its checkpoints."""
     input: Annotated[Path, tyro.conf.Positional]
     """Picture, folder of pictures, or video."""
     output: Annotated[Path, tyro.conf.Positional]
     """Where to write: a picture; a video, .mp4, .webp or .gif; or, for a folder, a folder."""
     step: int | None = None
-    """Checkpoint to use; without it the newest."""
+    """Checkpoint to use, by the steps it had been trained for; without it the newest."""
     frames_per_second: float | None = None
-    """Of the video that is written; without it that of the one that is read, or 25 of a still
-    picture. A GIF keeps hundredths of a second."""
+    """Frames per second of the video that is written; without it those of the one that is read, or
+    25 of a still picture. A GIF keeps hundredths of a second."""
 
 
 def load_generator(

@@ -30,6 +30,8 @@ def main(
     argument out of `commands` runs that, with the options of its own class. What a user can get
     wrong ends in one line on standard error.
     """
+    if os.environ.get("NO_COLOR"):
+        os.environ["TERM"] = "dumb"  # the one sign that tyro heeds
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     commands = commands or {}
 

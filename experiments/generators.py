@@ -60,7 +60,7 @@ class GeneratorConfig:
     """Go on with the run in --out, or else with the last one under out/; its options are those it
     was begun with."""
     seed: int = 0
-    """Of the first parameters, the order of the data and all draws."""
+    """Seed of the first parameters, the order of the data and all draws, 0 to 2**32 - 1."""
 
     size: int = 128
     """Height and width of the images that are trained on, in pixels."""
@@ -73,17 +73,18 @@ class GeneratorConfig:
     steps: int = 1000
     """Steps of gradient descent in all; --resume may change it, and with it the cosine's length."""
     learning_rate: float = 5e-4
-    """Adam's; it falls to a tenth by a cosine unless --schedule constant."""
+    """Adam's learning rate; it falls to a tenth by a cosine unless --schedule constant."""
     beta1: float = 0.9
-    """Adam's decay of the mean gradient; adversarial training commonly takes 0.5."""
+    """Adam's decay of the mean gradient, in [0, 1); adversarial training commonly takes 0.5."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Course of the learning rate over the steps."""
     clip_norm: float = 0.0
-    """Largest norm of a gradient; 0 does not clip."""
+    """Largest norm that a gradient, of all parameters together, keeps; 0 does not clip."""
     accumulate: int = 1
     """Steps whose gradients are averaged before the parameters change."""
     ema_decay: float | None = None
-    """Decay per step of a moving average of the parameters, which is then what is used."""
+    """Decay per step, in [0, 1), of a moving average of the parameters, which is then what is
+    used."""
     precision: Precision = "float32"
     """Type the networks compute in; parameters and losses are float32 in any case."""
 
@@ -104,18 +105,18 @@ class GeneratorConfig:
     sample_every: int = 200
     """Steps between sample grids."""
     profile: int = 0
-    """Number of steps to write a trace of, under trace/."""
+    """Number of steps to write a trace of, under trace/; 0 for none."""
     parallelism: Parallelism = "jit"
     """How the step is spread over the devices: jit with shardings, shard_map, or pmap."""
     distributed: bool = False
     """Join the other processes of a run on several hosts; JAX finds them on a TPU slice or under
     Slurm, elsewhere give the three options below."""
     coordinator: str | None = None
-    """Address and port of process 0."""
+    """Address and port of process 0, as HOST:PORT."""
     process_count: int | None = None
-    """Number of processes."""
+    """Number of processes of the run."""
     process_index: int | None = None
-    """Number of this one."""
+    """Number of this process, from 0."""
 
     def __post_init__(self) -> None:
         positive = ("size", "batch_size", "steps", "accumulate")

@@ -9,14 +9,15 @@ class Config:
     out: Path | None = None
     """Folder for benchmark.json and benchmark.md, new or empty; without it a new out/benchmark."""
     sizes: tuple[int, ...] = (4096, 16384)
-    """Points in each of the two sets, one table row group per number."""
+    """Points in each of the two sets; rows of the table for each number."""
     channels: int = 256
     """Channels of a point."""
     blocks: tuple[int, ...] = (128, 256, 512)
-    """Rows of a block: of the floors, whose fastest counts, and of a sweep of the blockwise
-    gradient of x, beside the size that it chooses by itself."""
+    """Rows of a block, at least 2: of the floors, whose fastest counts, and of a sweep of the
+    blockwise gradient of x, beside the size that it chooses by itself."""
     dense_up_to: int = 16384
-    """Largest size at which the dense reference runs too (it needs 12 bytes x n x m and more)."""
+    """Largest size, in points, at which the dense reference runs too; 0 for none. It needs 12 bytes
+    x n x m and more."""
     repeats: int = 5
     """Timed rounds after one that is not; the median counts. Each round runs every case once."""
 

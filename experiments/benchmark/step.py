@@ -38,19 +38,19 @@ class StepConfig:
     out: Path | None = None
     """Folder for step.json and step.md, new or empty; without it a new out/benchmark-step."""
     size: int = 128
-    """Height and width of the images."""
+    """Height and width of the images, in pixels."""
     batch_size: int = 4
     """Images per step."""
     small: bool = True
-    """The small cascaded refinement network, or the published one."""
+    """The small cascaded refinement network; otherwise the published one."""
     layers: tuple[str, ...] = ("conv3_2", "conv4_2")
     """Layers of VGG16 on which the images are compared with one target."""
     repeats: int = 9
     """Timed rounds after one that is not; the median counts. Each round runs every case once."""
     state_megabytes: tuple[int, ...] = (8, 100, 300)
-    """Sizes of the states that are saved while steps go on."""
+    """Sizes of the states that are saved while steps go on, in MB."""
     steps_beside: int = 4
-    """Steps that are timed with a save begun after the first, and without."""
+    """Number of steps that are timed with a save begun after the first, and without."""
 
     def __post_init__(self) -> None:
         check_known_layers(self.layers, "vgg16")

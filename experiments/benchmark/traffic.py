@@ -50,15 +50,16 @@ class TrafficConfig:
     """Folder for traffic.json and traffic.md, new or empty; without it a new
     out/benchmark-traffic."""
     size: int = 128
-    """Height and width of the images."""
+    """Height and width of the images, in pixels."""
     batch_per_device: int = 1
     """Images per step and device."""
     small: bool = True
-    """The small cascaded refinement network, or the published one."""
+    """The small cascaded refinement network; otherwise the published one."""
     target_layers: tuple[str, ...] = ("conv3_2", "conv4_2")
     """Layers of VGG16 on which the images are compared with one target."""
     remat: bool = False
-    """Compute the feature network's activations again in the backward pass."""
+    """Compute the feature network's activations again in the backward pass: less memory, more
+    time."""
     parallelism: tuple[Parallelism, ...] = get_args(Parallelism)
     """Ways to run the step."""
     devices: tuple[int, ...] = (1, 2, 4, 8)

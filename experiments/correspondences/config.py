@@ -22,7 +22,7 @@ class Config:
     x_crop: tuple[int, int, int, int] | None = None
     """Left, top, right, bottom of the part of x to use, in pixels."""
     y_crop: tuple[int, int, int, int] | None = None
-    """The same of y."""
+    """The same of y, in pixels."""
     out: Path | None = None
     """Folder for the results, new or empty; without it a new one under out/correspondences/."""
     size: int = 256
@@ -34,13 +34,13 @@ class Config:
     layers: tuple[str, ...] = ("conv4_2",)
     """Layers that a point's features are of; several are resized to the first one's grid."""
     bandwidth: float = 0.2
-    """h of the Contextual Similarity."""
+    """h of the Contextual Similarity, above 0; the smaller, the more the nearest alone counts."""
     strongest: int = 20
-    """Matches to draw: those of the highest similarity."""
+    """Number of matches to draw: those of the highest similarity."""
     apart: float = 0.1
-    """Least distance of the targets drawn, as a share of --size."""
+    """Least distance of the targets drawn, as a share of --size, 0 to 1."""
     drawn_size: int = 384
-    """Longest side of each picture as it is drawn, in pixels."""
+    """Longest side of each picture as it is drawn, in pixels, 1 to 8192."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -33,19 +33,19 @@ class TableConfig:
     photographs: tuple[Photograph, ...] = ("astronaut", "coffee", "chelsea")
     """Photographs of scikit-image."""
     seeds: int = 5
-    """Warps of each photograph."""
+    """Number of warps of each photograph, 1 to 1000."""
     size: int = 256
     """Side of the pictures, in pixels."""
     network: Network = "vgg16"
     """Feature network; vgg19 needs a download or --weights."""
     weights: Path | None = None
-    """File of weights for it."""
+    """File of weights for it: .safetensors, .pth, .mat, .h5 or .ckpt."""
     layers: tuple[str, ...] = ("conv3_2", "conv4_2")
     """Layers that a point's features are of; several are resized to the first one's grid."""
     bandwidths: tuple[float, ...] = (0.1, 0.2, 0.5)
-    """h of the Contextual Similarity, a row each."""
+    """h of the Contextual Similarity, above 0, a row each."""
     spatial_weights: tuple[float, ...] = (0.25,)
-    """CoBi's weight of a displacement as long as the picture's side, a row each."""
+    """CoBi's weight of a displacement as long as the picture's side, above 0, a row each."""
     radii: tuple[float, ...] = (4.0, 8.0, 16.0)
     """How far from the truth a match may be, in pixels, a column each."""
 

@@ -36,11 +36,11 @@ class Config(GeneratorConfig):
     source_layers: tuple[str, ...] = ("conv3_2", "conv4_2")
     """Layers compared with the source's."""
     bandwidth: float = 0.5
-    """h of the Contextual Loss."""
+    """h of the Contextual Loss, above 0; the smaller, the more the nearest alone counts."""
     source_weight: float = 1.0
-    """Weight of the term to the source; that to the target has 1."""
+    """Weight of the term to the source, at least 0; that to the target has 1."""
     cycle_weight: float = 10.0
-    """CycleGAN's weight of the two reconstructions."""
+    """CycleGAN's weight of the two reconstructions, at least 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,7 +24,7 @@ class TermsConfig:
     """Shows what CX gives the validation's sources themselves, their truth, and random targets."""
 
     domains: tuple[Names, ...] = DOMAINS
-    """Pairs of domains."""
+    """Pairs of domains, a table each."""
     run: Path | None = None
     """Folder of a run, of which what it made is added; then only its own pair of domains."""
 

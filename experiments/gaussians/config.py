@@ -13,15 +13,16 @@ class Config:
     """Folder of the measures' small files: what it has is not run again. Without it a new one in
     --out. experiments/gaussians/results holds the figures of the README."""
     points: int = 100
-    """Points of each cloud."""
+    """Points of each cloud, at least 2."""
     draws: int = 1000
-    """Pairs of clouds that an expectation is the mean of; the same ones for every cell."""
+    """Pairs of clouds that an expectation is the mean of, at least 2; the same for every cell."""
     largest: float = 10.0
-    """Shift and standard deviation of the target's cloud go from 0 to this."""
+    """Shift and standard deviation of the target's cloud go from 0 to this, a whole number from 2
+    to 1000; the source's standard deviation is 1."""
     step: float = 0.5
     """From one shift, or one standard deviation, to the next; 1 over a whole number."""
     seed: int = 0
-    """Of the clouds."""
+    """Seed of the clouds, 0 to 2**32 - 1."""
 
     def __post_init__(self) -> None:
         for name, least in (("points", 2), ("draws", 2)):

@@ -44,11 +44,12 @@ class Objective:
     stride: int = 2
     """Pixels from one patch to the next."""
     bandwidth: float | None = None
-    """h of the Contextual Loss; None is what was tuned."""
+    """h of the Contextual Loss, above 0; None is what was tuned."""
     spatial_weight: float | None = None
-    """Of CoBi, positions being shares of the crop's side; None is what was tuned."""
+    """Weight of CoBi's spatial distance, whose unit is the crop's side, at least 0; None is what
+    was tuned."""
     projections: int = 32
-    """Directions that the sliced Wasserstein loss draws in each step."""
+    """Number of directions that the sliced Wasserstein loss draws in each step."""
     layers: tuple[str, ...] = ("conv2_2", "conv3_2")
     """Layers of VGG16 that the perceptual loss compares."""
 
@@ -70,7 +71,7 @@ class Config(Objective):
     noise: float = 0.15
     """Standard deviation of the source's Gaussian noise, the range being 0 to 1."""
     targets: int = 20
-    """Clean crops, which take their turns."""
+    """Number of clean crops, which take their turns."""
     shift: int = 5
     """Targets lie up to so many pixels from the source, down and across."""
     max_shift: int = 10
@@ -80,11 +81,11 @@ class Config(Objective):
     """Losses to optimise. `none` leaves the source as it is, `mean` is the mean of the targets,
     `contextual` has the cosine distance, `contextual_l2` the squared L2 distance."""
     seeds: tuple[int, ...] = (0,)
-    """Each draws a place for the crop, the noise and the shifts."""
+    """Seeds, at least 0, a run each: of the place of the crop, the noise and the shifts."""
     steps: int = 300
-    """Steps, one target each."""
+    """Steps of gradient descent, one target each."""
     learning_rate: float | None = None
-    """Adam's, which falls to 0 by a cosine; None is what was tuned for each loss."""
+    """Adam's learning rate, which falls to 0 by a cosine; None is what was tuned for each loss."""
     out: Path | None = None
     """Folder for the results, new or empty; without it a new one under out/misalignment/."""
 

@@ -47,15 +47,15 @@ class TableConfig:
     pictures: Path = Path("out/misalignment/table")
     """Folder for the figures, and for the pictures that the runs' first seed makes."""
     photographs: tuple[str, ...] = PHOTOGRAPHS
-    """Ids or files."""
+    """Photographs: ids of the set `photographs`, or files."""
     losses: tuple[Loss, ...] = LOSSES
-    """Rows of the table."""
+    """Losses, a row of the table each."""
     shifts: tuple[int, ...] = (0, 2, 5, 10)
-    """Columns of the table, in pixels."""
+    """Largest shifts, in pixels, a column of the table each."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of each photograph."""
+    """Seeds, at least 0, a run of each photograph each."""
     variant: str = "default"
-    """What the runs' other settings are those of."""
+    """Variant whose other settings the runs have: default, paper or smoke."""
 
     def __post_init__(self) -> None:
         check_distinct(self, "photographs", "losses", "shifts", "seeds")

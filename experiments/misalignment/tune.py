@@ -29,13 +29,13 @@ class TuneConfig:
     """Tries learning rates, and bandwidths or spatial weights, on another photograph."""
 
     results: Path
-    """Folder of the runs' small files."""
+    """Folder of the runs' small files: what it has is not run again."""
     photograph: str = "erase/crab"
-    """Id or file, of the training split."""
+    """Photograph to tune on: an id of the training split of the set `photographs`, or a file."""
     losses: tuple[Loss, ...] = OPTIMIZED
     """Losses to tune."""
     seeds: tuple[int, ...] = (0, 1)
-    """Of each run."""
+    """Seeds, at least 0, whose mean score counts."""
 
     def __post_init__(self) -> None:
         check_distinct(self, "losses", "seeds")

@@ -29,7 +29,7 @@ class Config(GeneratorConfig):
     for the table, and trains on the validation actions too."""
 
     jitter: int = 2
-    """Largest difference in time between driver and puppet, in frames."""
+    """Largest difference in time between driver and puppet, in frames, at least 0."""
     shift: int = 6
     """Largest shift of the puppet, in pixels, along each axis."""
     warp: float = 1.0
@@ -46,11 +46,11 @@ class Config(GeneratorConfig):
     deep_layers: tuple[str, ...] = ("conv5_2",)
     """Layers of the perceptual loss beside the Contextual Loss."""
     bandwidth: float = 0.5
-    """h of the Contextual Loss."""
+    """h of the Contextual Loss, above 0; the smaller, the more the nearest alone counts."""
     perceptual_weight: float = 0.1
-    """Weight of the perceptual loss beside another one."""
+    """Weight of the perceptual loss beside another one, at least 0."""
     l1_weight: float = 100.0
-    """Weight of L1 beside the discriminator."""
+    """Weight of L1 beside the discriminator, at least 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

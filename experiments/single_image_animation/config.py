@@ -22,17 +22,18 @@ class Config(GeneratorConfig):
     source_crop: Box | None = (34, 2, 144, 112)
     """Left, top, right, bottom of the part of the clip to use, in pixels; scaled to --size."""
     held_out: int = 24
-    """Number of frames at the clip's end that are not trained on, and on which all is measured."""
+    """Number of frames at the clip's end, at least 3, that are not trained on, and on which all is
+    measured."""
     target: str = "MonaLisa"
     """Picture to be moved: a file, the id of a painting of the set `paintings`, or `drawn`."""
     target_crop: Box | None = (70, 10, 270, 210)
-    """The same of the target. Alike framing of the two helps."""
+    """The same of the target, in pixels. Alike framing of the two helps."""
     head: tuple[float, float, float, float] | None = (0.02, 0.13, 0.62, 0.88)
     """Box of the head in the first held-out frame: left, top, right, bottom as shares of it."""
     brow: tuple[float, float, float, float] | None = (0.1, 0.3, 0.55, 0.5)
-    """Box of brow and eyes."""
+    """Box of brow and eyes, likewise."""
     mouth: tuple[float, float, float, float] | None = (0.22, 0.6, 0.48, 0.86)
-    """Box of the mouth."""
+    """Box of the mouth, likewise."""
 
     loss: Loss = "contextual"
     """The Contextual Loss, or the Gram loss with aligned features of the source (a baseline)."""
@@ -41,11 +42,11 @@ class Config(GeneratorConfig):
     source_layers: tuple[str, ...] = ("conv4_2",)
     """Layers compared with the source frame's."""
     bandwidth: float = 0.5
-    """h of the Contextual Loss."""
+    """h of the Contextual Loss, above 0; the smaller, the more the nearest alone counts."""
     source_weight: float = 1.0
-    """Weight of the loss to the source; that to the target has 1."""
+    """Weight of the loss to the source, at least 0; that to the target has 1."""
     frames_per_second: float = 10.0
-    """Of the animation that is written."""
+    """Frames per second of the animation that is written."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,9 +27,10 @@ class FrameByFrameConfig:
     out: Path | None = None
     """Folder for the results, new or empty; without it a new one beside the run's."""
     scales: tuple[float, ...] = StyleConfig.scales
-    """As in experiments.style_transfer, whose other options keep their defaults."""
+    """Sizes optimised one after the other, as shares of the run's --size; all else is as
+    experiments.style_transfer has it."""
     steps: tuple[int, ...] = StyleConfig.steps
-    """Steps at each scale, for each frame."""
+    """Steps of gradient descent at each scale, for each frame."""
 
 
 def run(config: FrameByFrameConfig) -> dict[str, Any]:

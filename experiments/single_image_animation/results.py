@@ -91,7 +91,7 @@ class CompareConfig:
     """Shows the figures of several runs as one table."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of runs on the same clip and target."""
+    """Folders of one or more runs on the same clip and target."""
 
 
 def compare(config: CompareConfig) -> None:

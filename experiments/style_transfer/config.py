@@ -34,7 +34,7 @@ class Config:
     content_crop: tuple[int, int, int, int] | None = None
     """Left, top, right, bottom of the part of the content to use, in pixels."""
     target_crop: tuple[int, int, int, int] | None = None
-    """The same of the target. Alike framing of the two helps."""
+    """The same of the target, in pixels. Alike framing of the two helps."""
     content_mask: Path | None = None
     """Picture of flat colours, each a region of the content, as large as it; each region takes the
     manner of the target's region of the same colour. Needs --target-mask."""
@@ -71,14 +71,14 @@ class Config:
     grid: str = "conv3_1"
     """Style layer whose grid the concatenated ones are resized to; a finer one costs more."""
     style_bandwidth: float = 0.2
-    """h of the Contextual Loss to the target."""
+    """h of the Contextual Loss to the target, above 0."""
     content_bandwidth: float = 0.1
-    """h of the Contextual Loss to the content."""
+    """h of the Contextual Loss to the content, above 0."""
     direction: Direction = "paper"
     """Of the loss to the target; symmetric also asks that every part of the result resemble some
     part of the target, at twice the cost."""
     content_weight: float = 1.0
-    """Weight of the loss to the content; that to the target has 1."""
+    """Weight of the loss to the content, at least 0; that to the target has 1."""
     coarse_content_weight: float = 1.0
     """Factor of --content-weight at each coarser scale than the last: 2 keeps things in place, 0.5
     lets them move."""
@@ -90,11 +90,11 @@ class Config:
     """Points of a layer that are compared, drawn anew at each step where there are more; 0 takes
     all."""
     tv_weight: float = 6.0
-    """Weight of the total variation of the three colours."""
+    """Weight of the total variation of the three colours, at least 0."""
     chroma_tv_weight: float = 24.0
     """Weight of the total variation of each colour less the grey: of coloured specks."""
     range_weight: float = 100.0
-    """Weight of the mean squared excess over [0, 1]."""
+    """Weight of the mean squared excess over [0, 1], at least 0."""
 
     initial: Initial = "content"
     """Where to start: the content, its finest details on the target's mean colour (STROTSS), or
@@ -104,7 +104,7 @@ class Config:
     scales: tuple[float, ...] = (0.5, 1.0)
     """Sizes optimised one after the other, as shares of --size; the last is 1."""
     steps: tuple[int, ...] = (120, 80)
-    """Steps at each of them."""
+    """Steps of gradient descent at each of these sizes."""
     optimizer: Optimizer = "novograd"
     """NovoGrad divides the gradient of each level of the pyramid by one number, Adam that of each
     pixel by its own, which turns what the features hardly see into noise."""
@@ -112,7 +112,7 @@ class Config:
     """Change per step, in a picture's range of 0 to 1: with NovoGrad the root mean square of each
     level, with Adam about that of each pixel. Falls to a tenth by a cosine at each scale."""
     seed: int = 0
-    """Of the noise that --initial noise starts from."""
+    """Seed of the noise that --initial noise starts from, 0 to 2**32 - 1."""
     save_every: int = 25
     """Steps between intermediate pictures."""
 
