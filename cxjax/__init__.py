@@ -1,5 +1,7 @@
 """Losses for images that are not aligned: the Contextual Loss and its family, in JAX."""
 
+import importlib.metadata
+
 from cxjax import points as points
 from cxjax.features.weights import load_vgg as load_vgg
 from cxjax.losses.baselines import gram_loss as gram_loss
@@ -15,3 +17,8 @@ from cxjax.losses.transport import relaxed_earth_mover_loss as relaxed_earth_mov
 from cxjax.losses.transport import sliced_wasserstein_loss as sliced_wasserstein_loss
 from cxjax.training.state import TrainState as TrainState
 from cxjax.training.step import make_train_step as make_train_step
+
+try:
+    __version__ = importlib.metadata.version("cxjax")
+except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = "unknown"
