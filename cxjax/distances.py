@@ -34,7 +34,13 @@ def product(x: Float[Array, "n c"], y: Float[Array, "m c"]) -> Float[Array, "n m
 
 
 class Factors(NamedTuple):
-    """A distance written as a product: `d_ij = max(0, offset_i + left_i . right_j)`."""
+    """A distance written as a product: `d_ij = max(0, offset_i + left_i . right_j)`.
+
+    Attributes:
+      offset: One number per source point, `(n,)`.
+      left: Vectors of the source points, `(n, k)`.
+      right: Vectors of the target points, `(m, k)`.
+    """
 
     offset: Float[Array, " n"]
     left: Float[Array, "n k"]

@@ -26,7 +26,12 @@ Tree = TypeVar("Tree")
 
 
 class Points(NamedTuple):
-    """Points, and where they are."""
+    """Points, and where they are.
+
+    Attributes:
+      points: Points, `(n, c)`.
+      positions: A coordinate per axis of the map, `(n, axes)`, row before column.
+    """
 
     points: Float[Array, "n c"]
     positions: Float[Array, "n axes"]

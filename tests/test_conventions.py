@@ -1,7 +1,9 @@
 """The rules of the house: who imports whom, what an import costs, how a public function looks."""
 
 import ast
+import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +125,112 @@ def test_the_public_names_are_the_contract():
         "sliced_wasserstein_loss",
         "total_variation",
     ]
+
+
+# Parts that others are made of: there a name, types and one line are enough.
+INTERNAL = ("cxjax.similarity", "cxjax.losses.arguments", "cxjax.training.records")
+
+
+def _documented():
+    """`(where, definition)` of every function, method and class that a user can import."""
+    for path in sorted(ROOT.glob("cxjax/**/*.py")):
+        if _module(path).startswith(INTERNAL):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                where = f"{_module(path)}.{node.name}"
+                yield where, node
+                for inner in node.body if isinstance(node, ast.ClassDef) else ():
+                    if isinstance(inner, ast.FunctionDef) and _is_called(inner):
+                        yield f"{where}.{inner.name}", inner
+
+
+def _is_called(method):
+    is_property = "property" in map(ast.unparse, method.decorator_list)
+    by_name = not method.name.startswith("_") or method.name in ("__init__", "__call__")
+    return by_name and not is_property
+
+
+def _missing(node):
+    """What the docstring of a function or a class lacks."""
+    text = ast.get_docstring(node)
+    if not text:
+        return ["a docstring"]
+    if isinstance(node, ast.ClassDef):
+        fields = [one.target.id for one in node.body if isinstance(one, ast.AnnAssign)]
+        return [f for f in fields if f[0] != "_" and not re.search(rf"^  {f}: .", text, re.M)]
+    missing = []
+    for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+        if argument.arg in ("self", "cls"):
+            continue
+        entry = re.search(rf"^  {argument.arg}: (.+(?:\n    .+)*)", text, re.M)
+        if not entry:
+            missing.append(argument.arg)
+        elif re.search(r"\b(Float|Int|Bool|Integer)\[|Picture", ast.unparse(argument.annotation)):
+            has_shape = re.search(r"`[^`]*\(|\b(any|same|other)\b", entry[1], re.I)
+            missing += [] if has_shape else [f"the shape of {argument.arg}"]
+    returns = node.returns is not None and ast.unparse(node.returns) != "None"
+    if returns and not re.search(r"^(Returns|Yields):$", text, re.M):
+        missing.append("Returns")
+    raised = {
+        ast.unparse(one.exc.func)
+        for one in ast.walk(node)
+        if isinstance(one, ast.Raise) and isinstance(one.exc, ast.Call)
+    }
+    checks = {
+        ast.unparse(one.func).rpartition(".")[2]
+        for one in ast.walk(node)
+        if isinstance(one, ast.Call)
+    }
+    if any(name.startswith(("check_", "_check_")) for name in checks):
+        raised.add("ValueError")
+    section = re.split(r"^Raises:$", text, flags=re.M)
+    known = [name for name in raised if name[0].isupper()]
+    return missing + [name for name in known if len(section) < 2 or name not in section[1]]
+
+
+DOCUMENTED = dict(_documented())
+
+
+@pytest.mark.parametrize("where", DOCUMENTED)
+def test_docstrings_are_complete(where):
+    node = DOCUMENTED[where]
+    assert not _missing(node), f"{where} does not say {', '.join(_missing(node))}"
+
+
+def test_an_incomplete_docstring_is_seen():
+    source = '''
+def f(x: Float[Array, "n c"], y: Float[Array, "m c"], *, size: int) -> Array:
+    """Says little.
+
+    Args:
+      x: Points.
+      y: Points, `(m, c)`.
+    """
+    check_size(size)
+    raise TypeError("no")
+class C(NamedTuple):
+    """Has fields."""
+    field: int
+'''
+    function, kind = ast.parse(source).body
+    wanted = {"the shape of x", "size", "Returns", "ValueError", "TypeError"}
+    assert set(_missing(function)) == wanted
+    assert _missing(kind) == ["field"]
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "cxjax/" in str(path)], ids=str)
+def test_names_in_docstrings_exist(path):
+    for name in re.findall(r"`(cxjax(?:\.\w+)+)`", path.read_text()):
+        module, _, attribute = name.rpartition(".")
+        found = importlib.import_module(module)
+        assert hasattr(found, attribute) or importlib.import_module(name), f"{path} names {name}"
+
+
+LOSSES = [name for name in PUBLIC if name not in ("load_vgg", "make_train_step")]
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "load_vgg"])
+def test_a_public_function_from_a_paper_names_it(name):
+    references = getattr(cxjax, name).__doc__.partition("References:")[2]
+    assert re.search(r"\b(19|20)\d\d\b", references), f"{name} names no paper with its year"

@@ -163,6 +163,10 @@ def write_image(path: str | os.PathLike[str], image: Picture) -> None:
     Args:
       path: File to write, such as `result.png`.
       image: Image, `(h, w, 3)`, RGB; values outside [0, 1] are clipped.
+
+    Raises:
+      ValueError: If the name ends in no format that Pillow writes.
+      OSError: If it cannot be written.
     """
     path = Path(path)
     pixels = (np.clip(np.asarray(image, np.float32), 0, 1) * 255).round().astype(np.uint8)
@@ -176,7 +180,7 @@ def strip(images: Sequence[Picture], *, gap: int = 4) -> Picture:
     """Sets images side by side on white, centred vertically.
 
     Args:
-      images: Images of any sizes.
+      images: Images `(h, w, 3)` of any sizes.
       gap: White pixels between them.
 
     Returns:

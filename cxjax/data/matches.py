@@ -41,7 +41,7 @@ def draw_matches(
 
     Args:
       x: Source image, `(h, w, 3)`, RGB in [0, 1].
-      y: Target image; its size may differ.
+      y: Target image, `(h', w', 3)`, likewise.
       x_positions: Row and column of each source point in pixels of `x`, `(n, 2)`, counted from the
         outer edge of the first pixel, as `cxjax.points` gives them.
       y_positions: The same of each target point in `y`, `(m, 2)`.

@@ -28,11 +28,19 @@ class Batches(Protocol):
         ...
 
     def get_state(self) -> Any:
-        """Where it is: a dict that JSON can hold."""
+        """Where it is.
+
+        Returns:
+          A dict that JSON can hold.
+        """
         ...
 
     def set_state(self, state: Any) -> None:
-        """Goes on from there."""
+        """Goes on from a place.
+
+        Args:
+          state: What `get_state` returned.
+        """
         ...
 
 

@@ -77,7 +77,7 @@ def perceptual_loss(
     r"""Perceptual loss: L1 of the features of aligned images.
 
     Args:
-      x: Features of the image being made, such as one layer of VGG.
+      x: Features of the image being made, of any shape, such as one layer of VGG.
       y: Features of the target, of the same shape.
       reduction: `"mean"`, the mean absolute difference; `"paper"`, the 1-norm
         $\|\Phi(x) - \Phi(y)\|_1$.
@@ -111,7 +111,8 @@ def gram_loss(
 
     Args:
       x: Features of the image being made, `(h, w, c)` or `(n, c)`.
-      y: Features of the target; positions may differ in number from those of `x`.
+      y: Features of the target, of as many channels; the positions may differ in number from those
+        of `x`, as in `(n, c)` and `(m, c)`.
       reduction: `"mean"`, the mean squared difference of the Gram matrices, each divided by `h w c`
         of its own features; `"paper"`, the squared Frobenius norm
         $\|\mathrm{Gram}(x) - \mathrm{Gram}(y)\|_F^2$.

@@ -51,7 +51,7 @@ def resize(
     scattered additions as their gradient.
 
     Args:
-      x: Maps.
+      x: Maps, `(h, w, c)` or `(b, h, w, c)`.
       size: Height and width wanted.
       method: `"area"`: each new pixel is the mean over the box that it covers, pixels that lie in
         part in the box counted by that part. `"bilinear"`: the centres of the first and the last
@@ -95,7 +95,7 @@ def double(x: Float[Array, "b h w c"]) -> Float[Array, "b height width c"]:
     """Doubles height and width by repeating each pixel.
 
     Args:
-      x: Maps.
+      x: Maps, `(b, h, w, c)`.
 
     Returns:
       Maps `(b, 2 h, 2 w, c)`.
@@ -108,7 +108,7 @@ def pad_to_multiple(x: Float[Array, "b h w c"], multiple: int) -> Float[Array, "
     """Repeats the border pixels, on both sides alike, until the sides are multiples of a number.
 
     Args:
-      x: Maps.
+      x: Maps, `(b, h, w, c)`.
       multiple: Number that is to divide height and width.
 
     Returns:
@@ -122,7 +122,7 @@ def crop(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b
     """Cuts out the middle: what `pad_to_multiple` has put a border around.
 
     Args:
-      x: Maps.
+      x: Maps, `(b, h, w, c)`.
       height: Rows to keep.
       width: Columns to keep.
 

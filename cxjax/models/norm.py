@@ -38,7 +38,7 @@ class GroupNorm(nn.Module):
         """Normalises maps.
 
         Args:
-          x: Maps.
+          x: Maps, `(b, h, w, c)`.
 
         Returns:
           Maps of the same shape and type.

@@ -36,10 +36,18 @@ class Batches(Protocol):
         """The next batch, a pytree of arrays `(b, ...)`."""
 
     def get_state(self) -> Any:
-        """The position, as JSON can hold it."""
+        """The position.
+
+        Returns:
+          What JSON can hold.
+        """
 
     def set_state(self, state: Any, /) -> None:
-        """Goes to a position."""
+        """Goes to a position.
+
+        Args:
+          state: What `get_state` returned.
+        """
 
 
 class Hook(NamedTuple):
@@ -64,7 +72,13 @@ class Stopped(Exception):
     """
 
     def __init__(self, step: int, number: int, folder: Path | None):
-        """Says at which step, why, and whether the run can be resumed."""
+        """Says at which step, why, and whether the run can be resumed.
+
+        Args:
+          step: Steps taken.
+          number: Number of the signal.
+          folder: Where the run was saved; `None` if it was not.
+        """
         kept = f"; all is saved in {folder}" if folder else "; nothing was saved: no checkpoints"
         super().__init__(f"stopped by {signal.Signals(number).name} after step {step}{kept}")
         self.step = step
