@@ -27,8 +27,8 @@ class FrameByFrameConfig:
     out: Path | None = None
     """Folder for the results, new or empty; without it a new one beside the run's."""
     scales: tuple[float, ...] = StyleConfig.scales
-    """Sizes optimised one after the other, as shares of the run's --size; all else is as
-    experiments.style_transfer has it."""
+    """Sizes optimised one after the other, as shares of the run's --size. Network and pooling are
+    the run's too; the rest is the default of experiments.style_transfer."""
     steps: tuple[int, ...] = StyleConfig.steps
     """Steps of gradient descent at each scale, for each frame."""
 
