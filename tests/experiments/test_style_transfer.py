@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from PIL import Image
 
 from cxjax.data import images
 from experiments import cli
-from experiments.style_transfer import objective, pyramid, train
+from experiments.style_transfer import masks, objective, pyramid, train
 from experiments.style_transfer.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,7 @@ def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
     [
         {"loss": "gram"},
         {"loss": "perceptual"},
+        {"loss": "relaxed_earth_mover", "max_points": 40, "moment_weight": 1.0},
         {"layers": "concatenated", "grid": "conv3_1", "direction": "symmetric"},
         {"pyramid_levels": 1, "optimizer": "adam"},
     ],
@@ -83,6 +85,28 @@ def test_every_loss_runs_on_a_users_own_pictures(tmp_path, pair, changes):
         for line in (tmp_path / "out/metrics.jsonl").read_text().split("\n")[:-1]
     ]
     assert losses[-1] < losses[0]
+
+
+def test_strotss_runs_at_three_scales(tmp_path, pair):
+    places = {"content": pair[0], "target": pair[1], "out": tmp_path / "out"}
+    small = {"size": 64, "steps": (2, 2, 2), "scales": (0.5, 0.75, 1.0), "max_points": 64}
+    layers = ("conv1_1", "conv3_1")
+    config = dataclasses.replace(
+        VARIANTS["strotss"], style_layers=layers, content_layers=layers, **small, **places
+    )
+    results = train.run(config)
+    assert results["last_step"]["step"] == 6
+    assert {"style", "content", "moments", "palette"} <= set(results["last_step"])
+    assert images.read_image(tmp_path / "out/result.png").shape == (43, 64, 3)
+
+
+def test_lbfgs_finds_its_own_steps(tmp_path):
+    config = settings(optimizer="lbfgs", scales=(1.0,), steps=(4,), max_points=100)
+    train.run(dataclasses.replace(config, out=tmp_path / "out"))
+    lines = (tmp_path / "out/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_interrupting_keeps_the_best_picture(tmp_path):
@@ -131,9 +155,9 @@ def test_what_is_kept_has_the_final_size(tmp_path, monkeypatch, capsys, finished
 def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch):
     original = train.make_objective
 
-    def broken(config, model):
+    def broken(config, model, regions):
         def with_nan(image, *references):
-            loss, terms = original(config, model)(image, *references)
+            loss, terms = original(config, model, regions)(image, *references)
             return loss * jnp.nan, {**terms, "loss": loss * jnp.nan}
 
         return with_nan
@@ -184,9 +208,150 @@ def test_baselines_are_relative_to_the_target(key):
     target = {"conv2_1": jax.random.uniform(key, (4, 4, 8)) + 1}
     for loss in ("gram", "perceptual"):
         config = settings(loss=loss, style_layers=("conv2_1",))
-        style = lambda features, config=config: objective._style(config, features, target)
+        wanted = reference(target)
+
+        def style(features, config=config, wanted=wanted):
+            return objective._style(key, config, reference(features), wanted, 1)[0]
+
         assert style(target) == 0
         np.testing.assert_allclose(style({"conv2_1": jnp.zeros((4, 4, 8))}), 1.0)
+
+
+def reference(features, regions=None):
+    return objective.Reference(jnp.zeros((8, 8, 3)), features, regions)
+
+
+@pytest.mark.parametrize("loss", ["contextual", "relaxed_earth_mover"])
+def test_a_region_is_compared_with_its_like_alone(key, loss):
+    config = settings(loss=loss, style_layers=("conv2_1",))
+    keys = jax.random.split(key, 4)
+    # Left and right halves of the source, upper and lower parts of the target.
+    left, right = (jax.random.normal(k, (4, 2, 6)) for k in keys[:2])
+    upper, lower = jax.random.normal(keys[2], (1, 3, 6)), jax.random.normal(keys[3], (4, 3, 6))
+    of_source = jnp.zeros((8, 8), int).at[:, 4:].set(1)
+    of_target = jnp.zeros((10, 6), int).at[2:].set(1)
+    source = reference({"conv2_1": jnp.concatenate([left, right], axis=1)}, of_source)
+    target = reference({"conv2_1": jnp.concatenate([upper, lower], axis=0)}, of_target)
+
+    def apart(*pairs):
+        each = [
+            objective._style(key, config, *(reference({"conv2_1": found}) for found in one), 1)[0]
+            for one in pairs
+        ]
+        return sum(each) / 2
+
+    found, _ = objective._style(key, config, source, target, 2)
+    np.testing.assert_allclose(found, apart((left, upper), (right, lower)), rtol=1e-5)
+    assert abs(found - apart((left, lower), (right, upper))) > 0.01
+
+
+def test_interpolation_is_linear_between_the_centres_of_cells(key):
+    found = jax.random.normal(key, (5, 7, 2))
+    places = jax.random.uniform(jax.random.fold_in(key, 1), (40, 2))
+    at = np.asarray(places) * [5, 7] - 0.5
+    for channel in range(2):
+        wanted = scipy.ndimage.map_coordinates(
+            np.asarray(found[..., channel]), at.T, order=1, mode="nearest"
+        )
+        got = objective._interpolate(found, places)[:, channel]
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_no_more_points_than_asked_for_are_drawn_and_keep_their_region(key):
+    found = jnp.arange(48.0).reshape(6, 8, 1)
+    regions = jnp.arange(48).reshape(6, 8)
+    drawn = objective._at_most(10, key, found, regions)
+    assert drawn.points.shape == (10, 1)
+    np.testing.assert_array_equal(drawn.points[:, 0], drawn.regions)
+    assert len(set(drawn.regions.tolist())) == 10
+    other = objective._at_most(10, jax.random.fold_in(key, 1), found, regions)
+    assert set(other.regions.tolist()) != set(drawn.regions.tolist())
+    for count in (0, 48, 100):
+        np.testing.assert_array_equal(
+            objective._at_most(count, key, found, None).points, found.reshape(-1, 1)
+        )
+
+
+def test_moments_and_palette_are_those_of_numpy(key):
+    x, y = jax.random.uniform(key, (9, 3)), jax.random.uniform(jax.random.fold_in(key, 1), (7, 3))
+    wanted = np.abs(np.mean(x, 0) - np.mean(y, 0)).mean()
+    covariances = [np.cov(np.asarray(a).T, bias=True) for a in (x, y)]
+    wanted += np.abs(covariances[0] - covariances[1]).mean()
+    np.testing.assert_allclose(objective._moments(x, y), wanted, rtol=1e-4)
+
+    grey = [objective.Reference(jnp.full((4, 4, 3), value), {}, None) for value in (0.25, 0.75)]
+    # Grey has no colour: the distance is that of the lumas.
+    np.testing.assert_allclose(objective._palette(key, SMOKE, *grey), 0.5, rtol=1e-3)
+
+
+def test_coarser_scales_weigh_the_content_as_asked(tmp_path):
+    config = settings(coarse_content_weight=2.0, scales=(0.5, 0.7, 1.0), steps=(1, 1, 1))
+    picture = np.zeros((48, 48, 3), np.float32)
+    stages = [train._stage(config, picture, picture, None, i) for i in range(3)]
+    assert [stage.content_factor for stage in stages] == [4, 2, 1]
+
+
+def test_details_start_from_the_targets_mean_colour(key):
+    content, target = jax.random.uniform(key, (16, 16, 3)), jnp.full((8, 8, 3), 0.3)
+    stage = train.Stage(1, np.asarray(content), np.asarray(target), None, 1.0)
+    start = train._initial(settings(initial="details"), stage)
+    np.testing.assert_allclose(start.mean(axis=(0, 1)), 0.3, atol=0.05)
+    assert np.corrcoef(start.ravel(), content.ravel())[0, 1] > 0.5
+
+
+# --- Masks ---
+
+
+@pytest.fixture
+def paint(tmp_path):
+    """Writes a mask, and returns its path."""
+
+    def write(name, colours):
+        Image.fromarray(np.asarray(colours, np.uint8)).save(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
+
+
+def test_equal_colours_are_one_region_and_others_take_no_part(paint):
+    content = paint("content.png", [[RED, RED, BLUE]])
+    target = paint("target.png", [[BLUE, GREEN], [RED, GREEN]])
+    of_content, of_target = masks.read_regions(content, target, sizes=((1, 3), (2, 2)))
+    assert of_content.tolist() == [[1, 1, 0]]
+    assert of_target.tolist() == [[0, 2], [1, 2]]
+    cropped, _ = masks.read_regions(
+        content, target, sizes=((1, 1), (2, 2)), crops=((2, 0, 3, 1), None)
+    )
+    assert cropped.tolist() == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "sizes", "message"),
+    [
+        ([[RED, GREEN]], ((1, 2), (1, 2)), "has the colours #00ff00, which --target-mask"),
+        ([[RED, BLUE]], ((4, 2), (1, 2)), "is 2 x 1 px, its picture 2 x 4; give a mask"),
+        ([[(i, 0, 0) for i in range(20)]], ((1, 20), (1, 2)), "has 20 colours.*flat colours"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(paint, content, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        masks.read_regions(
+            paint("content.png", content), paint("target.png", [[RED, BLUE]]), sizes=sizes
+        )
+
+
+def test_masks_guide_a_run(tmp_path, pair, paint):
+    halves = np.zeros((120, 180, 3)), np.zeros((140, 100, 3))
+    for half in halves:
+        half[:, half.shape[1] // 2 :] = RED
+    given = {"content_mask": paint("c.png", halves[0]), "target_mask": paint("t.png", halves[1])}
+    given |= {"content": pair[0], "target": pair[1], "initial": "noise"}
+    results = train.run(settings(out=tmp_path / "out", max_points=60, **given))
+    assert results["last_step"]["step"] == 5
+    assert images.read_image(tmp_path / "out/result.png").shape == (32, 48, 3)
 
 
 # --- What a user can get wrong ---
@@ -224,6 +389,9 @@ def fails(capsys, *arguments):
         (["--style-layers", "conv1_1", "conv1_1"], "a layer is named twice in"),
         (["--scales", "nan", "1"], "--scales must lie in (0, 1] and end in 1"),
         (["{folder}/thin.png"], "the content, 32 x 1 px at one of"),
+        (["--content-mask", "{folder}/text.png"], "--content-mask and --target-mask go together"),
+        (["--max-points", "-1"], "--max-points must be at least 0"),
+        (["--layers", "hypercolumns"], "positive with --layers hypercolumns; got 0"),
         (["--size", "0"], "--size must be at least 1; got 0"),
         (["--style-bandwidth", "0"], "--style-bandwidth must be positive; got 0.0"),
         (["--scales", "1"], "--scales and --steps need one number per scale each"),
