@@ -3,8 +3,19 @@
 import sys
 
 from experiments import cli
+from experiments.style_transfer import compare
 from experiments.style_transfer.config import VARIANTS
 from experiments.style_transfer.train import run
 
+COMMANDS = {"compare": (compare.CompareConfig, compare.run)}
+
 if __name__ == "__main__":
-    sys.exit(cli.main(run, VARIANTS, module="experiments.style_transfer", description=str(__doc__)))
+    sys.exit(
+        cli.main(
+            run,
+            VARIANTS,
+            module="experiments.style_transfer",
+            description=str(__doc__),
+            commands=COMMANDS,
+        )
+    )

