@@ -5,6 +5,7 @@ import numpy as np
 from cxjax.data import images
 from cxjax.data.images import Box, Picture
 from experiments import datasets
+from experiments.correspondences.pictures import PORTRAITS, portrait
 from experiments.single_image_animation.config import Config
 
 
@@ -28,6 +29,9 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
         )
     if config.target == "drawn":
         target = 1 - draw_clip(1, config.size)[0]
+    elif config.target in PORTRAITS:
+        picture = portrait(None, config.target_crop, config.target)
+        target = _fit(picture, None, config.size, "target")
     else:
         target = _fit(_read_target(config.target), config.target_crop, config.size, "target")
     return frames[: -config.held_out], frames[-config.held_out :], target
@@ -44,7 +48,8 @@ def _read_target(name: str) -> Picture:
             return painting["image"].astype(np.float32) / 255
         known.append(painting["id"])
     raise ValueError(
-        f"--target {name} is neither a file nor a painting; those are: {', '.join(known)}"
+        f"--target {name} is neither a file nor a portrait ({', '.join(PORTRAITS)}) nor a "
+        f"painting; those are: {', '.join(known)}"
     )
 
 

@@ -25,9 +25,11 @@ class Config(GeneratorConfig):
     """Number of frames at the clip's end, at least 3, that are not trained on, and on which all is
     measured."""
     target: str = "MonaLisa"
-    """Picture to be moved: a file, the id of a painting of the set `paintings`, or `drawn`."""
+    """Picture to be moved: a file, the id of a painting of the set `paintings`, a portrait that an
+    installed package carries (`astronaut`, `grace_hopper`), or `drawn`."""
     target_crop: Box | None = (70, 10, 270, 210)
-    """The same of the target, in pixels. Alike framing of the two helps."""
+    """The same of the target, in pixels; of a portrait None is head and shoulders. Alike framing
+    of the two helps."""
     head: tuple[float, float, float, float] | None = (0.02, 0.13, 0.62, 0.88)
     """Box of the head in the first held-out frame: left, top, right, bottom as shares of it."""
     brow: tuple[float, float, float, float] | None = (0.1, 0.3, 0.55, 0.5)

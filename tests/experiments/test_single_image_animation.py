@@ -21,6 +21,7 @@ from skimage.filters import gaussian
 from cxjax.data import images, video
 from experiments import apply as application
 from experiments import cli, generators
+from experiments.correspondences.pictures import portrait
 from experiments.single_image_animation import clips, frame_by_frame, measures, results, train
 from experiments.single_image_animation.config import VARIANTS, Config
 from experiments.single_image_animation.objective import make_loss
@@ -250,8 +251,18 @@ def test_a_users_own_clip_moves_a_painting_of_the_set(tmp_path, monkeypatch):
     np.testing.assert_allclose(held_out, frames[3:, 8:40, :32], atol=0.003)
     middle = pixels[10:40] / 255  # a square of the width, where no crop is given
     np.testing.assert_allclose(target[::31, ::31], middle[::29, ::29], atol=0.03)
-    with pytest.raises(ValueError, match="neither a file nor a painting; those are: Other, Mona"):
+    with pytest.raises(ValueError, match=r"grace_hopper\) nor a painting; those are: Other"):
         clips.read_pair(dataclasses.replace(given, target="Nobody"))
+
+
+def test_a_portrait_of_an_installed_package_is_the_target():
+    given = dataclasses.replace(SMOKE, target="grace_hopper")
+    _, _, target = clips.read_pair(given)
+    head_and_shoulders = portrait(None, None, "grace_hopper")
+    wanted = images.resize_to(head_and_shoulders, (SMOKE.size, SMOKE.size))
+    np.testing.assert_array_equal(target, wanted)
+    _, _, part = clips.read_pair(dataclasses.replace(given, target_crop=(100, 50, 300, 250)))
+    assert np.abs(part - target).mean() > 0.05
 
 
 # --- The measures, on motion that is known ---
