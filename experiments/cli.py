@@ -52,10 +52,7 @@ def report(call: Callable[[], object]) -> int:
     Returns:
       The exit status.
     """
-    logging.basicConfig()
-    for handler in logging.root.handlers:  # orbax sets one up when it is imported
-        handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.getLogger("cxjax").setLevel(logging.INFO)  # what is downloaded, and how much
+    show_log()
     try:
         call()
     except Resumable as stopped:
@@ -68,6 +65,14 @@ def report(call: Callable[[], object]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def show_log() -> None:
+    """Shows what cxjax logs, such as what is downloaded, and how much."""
+    logging.basicConfig()
+    for handler in logging.root.handlers:  # orbax sets one up when it is imported
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger("cxjax").setLevel(logging.INFO)
 
 
 def _parse(

@@ -1,0 +1,133 @@
+"""Every notebook runs as it is kept, in an empty folder, and on this checkout's code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted(ROOT.glob("experiments/**/*.ipynb"))
+of_each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+RUN = """
+assert {"config.json", "results.json", "strip.png"} <= {path.name for path in config.out.iterdir()}
+assert results == json.loads((config.out / "results.json").read_text())
+"""
+# What holds in a notebook's own names after it has run.
+HOLDS = {
+    "tour": "assert losses[-1] < losses[0] - 0.01 and after < before",
+    "style_transfer": RUN + 'assert (config.out / "result.png").is_file()',
+    "single_image_animation": RUN + 'assert (config.out / "animation.webp").is_file()',
+    "puppet_control": RUN + 'assert results["whole"]["lpips"] > 0',
+    "domain_transfer": RUN + 'assert results["lpips"] > 0',
+}
+HERE = f"""
+import json
+from pathlib import Path
+import cxjax
+import experiments.cli
+for module in (cxjax, experiments.cli):
+    assert Path(module.__file__).is_relative_to({str(ROOT)!r}), module
+"""
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def cell_of(notebook, name):
+    (found,) = [cell for cell in notebook.cells if cell.id == name]
+    return found
+
+
+@of_each
+def test_a_notebook_runs_and_ends_with_its_results(path, tmp_path, monkeypatch):
+    notebook = nbformat.read(path, as_version=4)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # as conftest.py, to compile less
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    for name in ("TMPDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    (tmp_path / "empty").mkdir()
+    notebook.cells.append(nbformat.v4.new_code_cell(HERE + HOLDS[path.stem]))
+    nbclient.NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=600,
+        resources={"metadata": {"path": tmp_path / "empty"}},
+    ).execute()
+    assert not any((tmp_path / "empty").iterdir())
+    assert cell_of(notebook, "install").outputs == []  # nothing was installed
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    said = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "Warning" not in said
+
+
+@of_each
+def test_a_notebook_is_kept_without_outputs_and_small(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in code_cells(notebook):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+    assert cell_of(notebook, "smoke").source.startswith("SMOKE = True  # False for the real thing")
+
+
+def test_a_generator_of_ones_own_is_trained_in_fifteen_lines():
+    tour = nbformat.read(ROOT / "experiments/tour/tour.ipynb", as_version=4)
+    source = cell_of(tour, "training").source
+    assert "cxjax.contextual_loss" in source
+    assert len([line for line in source.splitlines() if line.strip()]) == 15
+
+
+# --- The cell that installs: one and the same in all, and with nothing at hand ---
+
+
+@of_each
+def test_all_notebooks_install_in_one_way(path):
+    first, own = (nbformat.read(p, as_version=4) for p in (NOTEBOOKS[0], path))
+    assert cell_of(own, "install").source == cell_of(first, "install").source
+
+
+def run_install(folder, repository=""):
+    """Runs the cell in a Python that has the standard library only."""
+    source = cell_of(nbformat.read(NOTEBOOKS[0], as_version=4), "install").source
+    assert source.startswith('REPOSITORY = ""  #')
+    source = source.replace('""', repr(str(repository)), 1)
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", source], cwd=folder, capture_output=True, text=True
+    )
+
+
+def test_without_a_repository_the_error_says_what_to_set(tmp_path):
+    run = run_install(tmp_path)
+    assert run.returncode
+    assert "No module named 'cxjax'): set REPOSITORY to this project's git URL" in run.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_repository_is_cloned_once_and_its_installer_called(tmp_path):
+    repository, folder = tmp_path / "repository", tmp_path / "folder"
+    (repository / "experiments").mkdir(parents=True)
+    folder.mkdir()
+    (repository / "experiments/install.py").write_text("install = lambda: print('installed')\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(repository)]
+    environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull}
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*git, *command], check=True, env=environment)
+    for _ in range(2):
+        run = run_install(folder, repository)
+        assert (run.returncode, run.stdout) == (0, "installed\n"), run.stderr
+    assert [path.name for path in folder.iterdir()] == ["cxjax-clone"]
+
+
+def test_a_clone_that_fails_says_why(tmp_path):
+    run = run_install(tmp_path, tmp_path / "nowhere")
+    assert "nowhere' does not exist" in run.stderr.splitlines()[-1], run.stderr
