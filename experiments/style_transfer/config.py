@@ -96,6 +96,14 @@ class Config:
     range_weight: float = 100.0
     """Weight of the mean squared excess over [0, 1], at least 0."""
 
+    warp_weight: float = 0.0
+    """Weight of the pull that moves things to where the target has what is like them, by a smooth
+    field; 0 leaves all shapes in place."""
+    warp_stiffness: float = 1.0
+    """How much the field resists stretching, against the pull: the less, the more shapes move."""
+    warp_cells: int = 8
+    """Cells of the field's grid along the longest side."""
+
     initial: Initial = "content"
     """Where to start: the content, its finest details on the target's mean colour (STROTSS), or
     noise."""
@@ -122,14 +130,17 @@ class Config:
             "content_bandwidth",
             "learning_rate",
             "coarse_content_weight",
+            "warp_stiffness",
         )
-        weights = ("content", "moment", "palette", "tv", "chroma_tv", "range")
+        weights = ("content", "moment", "palette", "tv", "chroma_tv", "range", "warp")
         for name in (*positive, *(f"{weight}_weight" for weight in weights)):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0 or (value == 0 and name in positive):
                 bound = "positive" if name in positive else "at least 0"
                 raise ValueError(f"{flag(name)} must be {bound}; got {value}")
-        for name in ("size", "pyramid_levels", "save_every"):
+        if self.warp_weight and not self.content_layers:
+            raise ValueError("--warp-weight needs --content-layers: the last of them is matched")
+        for name in ("size", "pyramid_levels", "save_every", "warp_cells"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
         if self.max_points < 0 or (self.layers == "hypercolumns" and not self.max_points):

@@ -12,6 +12,7 @@ from cxjax import points
 from cxjax.features.vgg import VGG
 from experiments.losses import relative, self_similarity_loss
 from experiments.style_transfer.config import Config
+from experiments.style_transfer.warp import pull, strain
 
 Features = dict[str, jax.Array]
 
@@ -219,13 +220,14 @@ _CONTENT_LOSSES = {
 def make_objective(
     config: Config, model: VGG, number_of_regions: int = 1
 ) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """`(image, key, parameters, target, content, factor) -> (loss, its terms)`.
+    """`(image, key, parameters, target, content, factor, warp=) -> (loss, its terms)`.
 
     Target and content are each a `Reference`; the factor multiplies the content's weight, and
-    divides the palette's, as STROTSS has it at its coarser scales.
+    divides the palette's, as STROTSS has it at its coarser scales. The warp is the control points
+    of the field that the image was moved by, or `None`.
     """
 
-    def objective(image, key, params, target, content, factor):
+    def objective(image, key, params, target, content, factor, warp=None):
         made = Reference(image, features_of(config, model, params, image), content.regions)
         grey = image.mean(axis=-1, keepdims=True)
         keys = jax.random.split(key, 3)
@@ -250,6 +252,11 @@ def make_objective(
         if config.palette_weight:
             terms["palette"] = _palette(keys[2], config, made, target)
             loss += config.palette_weight / factor * terms["palette"]
+        if warp is not None:
+            layer = config.content_layers[-1]
+            terms["pull"] = pull(made.features[layer], target.features[layer], warp)
+            terms["strain"] = strain(warp, config.warp_cells)
+            loss += config.warp_weight * (terms["pull"] + config.warp_stiffness * terms["strain"])
         return loss, {"loss": loss, **terms}
 
     return objective

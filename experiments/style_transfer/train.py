@@ -20,7 +20,7 @@ import cxjax
 from cxjax.data import images
 from cxjax.features.vgg import VGG
 from experiments.cli import check_folder, make_folder, to_json
-from experiments.style_transfer import masks, pyramid
+from experiments.style_transfer import masks, pyramid, warp
 from experiments.style_transfer.config import Config
 from experiments.style_transfer.objective import Reference, features_of, make_objective
 
@@ -39,14 +39,22 @@ class Stage(NamedTuple):
     content_factor: float  # of the content's weight
 
 
+class Parameters(NamedTuple):
+    """What is optimised."""
+
+    pieces: list[jax.Array]  # a picture's pyramid
+    warp: jax.Array | None  # the field's control points, where shapes may move
+
+
 class State(NamedTuple):
     """What a step changes."""
 
     step: jax.Array
-    pieces: list[jax.Array]  # the image's pyramid
+    params: Parameters
     optimizer: optax.OptState
     best_loss: jax.Array
-    best: jax.Array  # the image that had it
+    best_params: Parameters  # that had it
+    best: jax.Array  # the image that they make
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -210,6 +218,12 @@ def _optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     )
 
 
+def render(params: Parameters) -> jax.Array:
+    """The picture: what the pyramid makes, seen through the field if there is one."""
+    image = pyramid.merge(params.pieces)
+    return image if params.warp is None else warp.move(image, params.warp)
+
+
 def make_step(
     config: Config,
     model: VGG,
@@ -224,28 +238,30 @@ def make_step(
         number = 0 if config.optimizer == "lbfgs" else state.step
         key = jax.random.fold_in(jax.random.key(config.seed), number)
 
-        def loss_fn(pieces):
-            image = pyramid.merge(pieces)
-            loss, metrics = objective(image, key, *references)
+        def loss_fn(params):
+            image = render(params)
+            loss, metrics = objective(image, key, *references, warp=params.warp)
             return loss, (image, metrics)
 
         gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (image, metrics)), grads = gradient(state.pieces)
+        (loss, (image, metrics)), grads = gradient(state.params)
         updates, opt_state = optimizer.update(
             grads,
             state.optimizer,
-            state.pieces,
+            state.params,
             value=loss,
             grad=grads,
-            value_fn=lambda pieces: loss_fn(pieces)[0],
+            value_fn=lambda params: loss_fn(params)[0],
         )
         better = loss < state.best_loss
+        choose = functools.partial(jax.tree.map, functools.partial(jnp.where, better))
         state = State(
             state.step + 1,
-            cast(list[jax.Array], optax.apply_updates(state.pieces, updates)),
+            cast(Parameters, optax.apply_updates(state.params, updates)),
             opt_state,
             jnp.where(better, loss, state.best_loss),
-            jnp.where(better, image, state.best),
+            choose(state.params, state.best_params),
+            choose(image, state.best),
         )
         return state, metrics
 
@@ -292,15 +308,19 @@ def optimize(
     `seconds` are those of the steps, without compilation. `quiet` hides the progress bar.
     """
     seconds, done = 0.0, 0
+    control = None
+    if config.warp_weight:
+        control = warp.start(config.warp_cells, stages[0].content.shape[:2])
     total = sum(stage.steps for stage in stages)
     with tqdm(total=total, unit="step", dynamic_ncols=True, disable=quiet or None) as bar:
         for number, stage in enumerate(stages):
             image = jnp.clip(jax.image.resize(image, stage.content.shape, "cubic"), 0, 1)
-            pieces = pyramid.split(image, config.pyramid_levels)
-            best = jnp.array(image)  # a copy: with one level the image itself is the pyramid
-            opt_state = make_optimizer(config, stage.steps).init(pieces)
-            opt_state = jax.tree.map(jnp.array, opt_state)  # L-BFGS keeps the pieces themselves
-            state = State(jnp.asarray(done), pieces, opt_state, jnp.asarray(jnp.inf), best)
+            start = Parameters(pyramid.split(image, config.pyramid_levels), control)
+            opt_state = make_optimizer(config, stage.steps).init(start)
+            state = State(
+                jnp.asarray(done), start, opt_state, jnp.asarray(jnp.inf), start, render(start)
+            )
+            state = jax.tree.map(jnp.array, state)  # copies, for a step takes its arguments over
             regions = stage.regions or (None, None)
             content, target = (
                 Reference(jnp.asarray(picture), _features_of(config, model, params, picture), one)
@@ -329,7 +349,7 @@ def optimize(
                     np.asarray(state.best),
                     {"step": done, "stage": number, **metrics, "seconds": seconds},
                 )
-            image = state.best
+            image, control = pyramid.merge(state.best_params.pieces), state.best_params.warp
 
 
 def summary(results: dict[str, Any]) -> str:
