@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import importlib.resources
 import json
 import math
 import time
@@ -20,13 +19,10 @@ import cxjax
 from cxjax.data import images
 from cxjax.features.vgg import VGG
 from experiments.cli import check_folder, make_folder, to_json
+from experiments.correspondences.pictures import portrait
 from experiments.style_transfer import masks, pyramid, warp
 from experiments.style_transfer.config import Config
 from experiments.style_transfer.objective import Reference, features_of, make_objective
-
-# The built-in pair, both in the public domain: package, file, head and shoulders.
-ASTRONAUT = ("skimage", "data/astronaut.png", (85, 0, 365, 280))
-GRACE_HOPPER = ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", (70, 0, 450, 380))
 
 
 class Stage(NamedTuple):
@@ -111,17 +107,9 @@ def run(config: Config) -> dict[str, Any]:
 
 def load_pair(config: Config) -> tuple[images.Picture, images.Picture]:
     """The content and the target; what is not given comes with an installed package."""
-
-    def load(path: Path | None, crop: images.Box | None, built_in: tuple[str, str, images.Box]):
-        if path is not None:
-            return images.read_image(path, crop=crop)
-        package, file, own_crop = built_in
-        with importlib.resources.as_file(importlib.resources.files(package) / file) as found:
-            return images.read_image(found, crop=crop or own_crop)
-
     return (
-        load(config.content, config.content_crop, ASTRONAUT),
-        load(config.target, config.target_crop, GRACE_HOPPER),
+        portrait(config.content, config.content_crop, "astronaut"),
+        portrait(config.target, config.target_crop, "grace_hopper"),
     )
 
 
