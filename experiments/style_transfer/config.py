@@ -96,12 +96,12 @@ class Config:
     range_weight: float = 100.0
     """Weight of the mean squared excess over [0, 1], at least 0."""
 
-    warp_weight: float = 0.0
-    """Weight of the pull that moves things to where the target has what is like them, by a smooth
-    field; 0 leaves all shapes in place."""
-    warp_stiffness: float = 1.0
-    """How much the field resists stretching, against the pull: the less, the more shapes move."""
-    warp_cells: int = 8
+    deformation: float = 0.0
+    """How freely shapes move towards the target's, by a smooth field: 0 not at all, 3 a little, 30
+    freely. Off in the papers."""
+    deformation_layer: str = "conv5_2"
+    """Layer by which the field finds what is alike."""
+    deformation_cells: int = 8
     """Cells of the field's grid along the longest side."""
 
     initial: Initial = "content"
@@ -130,17 +130,14 @@ class Config:
             "content_bandwidth",
             "learning_rate",
             "coarse_content_weight",
-            "warp_stiffness",
         )
-        weights = ("content", "moment", "palette", "tv", "chroma_tv", "range", "warp")
-        for name in (*positive, *(f"{weight}_weight" for weight in weights)):
+        weights = ("content", "moment", "palette", "tv", "chroma_tv", "range")
+        for name in (*positive, "deformation", *(f"{weight}_weight" for weight in weights)):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0 or (value == 0 and name in positive):
                 bound = "positive" if name in positive else "at least 0"
                 raise ValueError(f"{flag(name)} must be {bound}; got {value}")
-        if self.warp_weight and not self.content_layers:
-            raise ValueError("--warp-weight needs --content-layers: the last of them is matched")
-        for name in ("size", "pyramid_levels", "save_every", "warp_cells"):
+        for name in ("size", "pyramid_levels", "save_every", "deformation_cells"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
         if self.max_points < 0 or (self.layers == "hypercolumns" and not self.max_points):
@@ -161,7 +158,8 @@ class Config:
         for named in (self.style_layers, self.content_layers):
             if len(set(named)) < len(named):
                 raise ValueError(f"a layer is named twice in {named}")
-        check_known_layers((*self.style_layers, *self.content_layers), self.network)
+        named_layers = (*self.style_layers, *self.content_layers, self.deformation_layer)
+        check_known_layers(named_layers, self.network)
         if len(self.scales) != len(self.steps) or not self.scales:
             raise ValueError(
                 "--scales and --steps need one number per scale each; "

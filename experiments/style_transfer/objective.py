@@ -38,7 +38,8 @@ class Points(NamedTuple):
 
 def layers(config: Config) -> tuple[str, ...]:
     """All layers that the objective looks at."""
-    return tuple(dict.fromkeys((*config.style_layers, *config.content_layers)))
+    matched = (config.deformation_layer,) if config.deformation else ()
+    return tuple(dict.fromkeys((*config.style_layers, *config.content_layers, *matched)))
 
 
 def features_of(config: Config, model: VGG, params: Any, image: jax.Array) -> Features:
@@ -253,10 +254,10 @@ def make_objective(
             terms["palette"] = _palette(keys[2], config, made, target)
             loss += config.palette_weight / factor * terms["palette"]
         if warp is not None:
-            layer = config.content_layers[-1]
+            layer = config.deformation_layer
             terms["pull"] = pull(made.features[layer], target.features[layer], warp)
-            terms["strain"] = strain(warp, config.warp_cells)
-            loss += config.warp_weight * (terms["pull"] + config.warp_stiffness * terms["strain"])
+            terms["strain"] = strain(warp, config.deformation_cells)
+            loss += terms["pull"] + terms["strain"] / config.deformation
         return loss, {"loss": loss, **terms}
 
     return objective

@@ -207,9 +207,15 @@ def _optimizer(config: Config, steps: int) -> optax.GradientTransformation:
 
 
 def render(params: Parameters) -> jax.Array:
-    """The picture: what the pyramid makes, seen through the field if there is one."""
+    """The picture: what the pyramid makes, seen through the field if there is one.
+
+    Its gradient with respect to the field is left out: that of losses that know no places is small
+    and leads nowhere in particular, and the optimiser would follow it beside the pull.
+    """
     image = pyramid.merge(params.pieces)
-    return image if params.warp is None else warp.move(image, params.warp)
+    if params.warp is None:
+        return image
+    return warp.move(image, jax.lax.stop_gradient(params.warp))
 
 
 def make_step(
@@ -297,8 +303,8 @@ def optimize(
     """
     seconds, done = 0.0, 0
     control = None
-    if config.warp_weight:
-        control = warp.start(config.warp_cells, stages[0].content.shape[:2])
+    if config.deformation:
+        control = warp.start(config.deformation_cells, stages[0].content.shape[:2])
     total = sum(stage.steps for stage in stages)
     with tqdm(total=total, unit="step", dynamic_ncols=True, disable=quiet or None) as bar:
         for number, stage in enumerate(stages):
