@@ -40,7 +40,7 @@ def self_similarity_loss(x: jax.Array, y: jax.Array) -> jax.Array:
       The mean over columns of the sum of absolute differences, 0 to 2.
 
     References:
-      Kolkin et al., STROTSS, CVPR 2019, Eq. 9, times n, as in the authors' code.
+      Kolkin et al., STROTSS, CVPR 2019: the content loss, times n, as in the authors' code.
     """
 
     def shares(found):

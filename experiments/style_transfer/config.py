@@ -82,11 +82,11 @@ class Config:
     coarse_content_weight: float = 1.0
     """Factor of --content-weight at each coarser scale than the last: 2 keeps things in place, 0.5
     lets them move."""
-    moment_weight: float = 0.0
+    moment_weight: float = 1.0
     """Weight of the difference of means and covariances of the style features (STROTSS)."""
     palette_weight: float = 0.0
     """Weight of the relaxed earth mover's distance of the colours (STROTSS)."""
-    max_points: int = 0
+    max_points: int = 4096
     """Points of a layer that are compared, drawn anew at each step where there are more; 0 takes
     all."""
     tv_weight: float = 6.0
@@ -183,6 +183,7 @@ VARIANTS = {
         layers="concatenated",
         style_layers=("conv1_1", "conv2_1", "conv3_1", "conv4_1"),
         style_bandwidth=0.1,
+        moment_weight=0.0,
     ),
     "paper": Config(
         # The authors' recipe (roimehrez/contextualLoss, issue 2), whose pictures run from 0 to 255.
@@ -193,6 +194,8 @@ VARIANTS = {
         grid="conv2_1",
         style_bandwidth=0.1,
         content_weight=0.5,
+        moment_weight=0.0,
+        max_points=0,
         tv_weight=1e-4 * 255**2,
         chroma_tv_weight=0.0,
         initial="noise",

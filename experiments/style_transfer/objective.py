@@ -148,22 +148,33 @@ def _style(
     style = jnp.stack([_by_region(loss, x, y, number_of_regions) for x, y in pairs]).sum()
     if not config.moment_weight:
         return style, jnp.zeros(())
-    return style, jnp.stack([_moments(x.points, y.points) for x, y in pairs]).sum()
+    moments = [_by_region(_moments, x, y, number_of_regions) for x, y in pairs]
+    return style, jnp.stack(moments).sum()
 
 
-def _moments(x: jax.Array, y: jax.Array) -> jax.Array:
-    """How far the means and the covariances of two sets are apart (STROTSS, Eq. 7)."""
+def _moments(
+    x: jax.Array,
+    y: jax.Array,
+    x_mask: jax.Array | None = None,
+    y_mask: jax.Array | None = None,
+) -> jax.Array:
+    """How far the means and the covariances of two sets are apart (STROTSS)."""
 
-    def moments(a):
-        mean = a.mean(axis=0, keepdims=True)
-        return mean, (a - mean).T @ (a - mean) / len(a)
+    def moments(a, mask):
+        weights = jnp.ones(len(a)) if mask is None else mask.astype(a.dtype)
+        weights = (weights / jnp.maximum(weights.sum(), 1))[:, None]
+        mean = (weights * a).sum(axis=0, keepdims=True)
+        return mean, (a - mean).T @ (weights * (a - mean))
 
-    both = zip(moments(x), moments(y), strict=True)
-    return jnp.stack([jnp.abs(a - b).mean() for a, b in both]).sum()
+    both = zip(moments(x, x_mask), moments(y, y_mask), strict=True)
+    difference = jnp.stack([jnp.abs(a - b).mean() for a, b in both]).sum()
+    if x_mask is None or y_mask is None:
+        return difference
+    return jnp.where(x_mask.any() & y_mask.any(), difference, 0)
 
 
 def _palette(key: jax.Array, config: Config, made: Reference, target: Reference) -> jax.Array:
-    """Relaxed earth mover's distance of the colours (STROTSS, Eq. 8)."""
+    """Relaxed earth mover's distance of the colours (STROTSS)."""
     sets = []
     for image, one in zip((made.image, target.image), jax.random.split(key), strict=True):
         drawn = _at_most(config.max_points, one, image, None)

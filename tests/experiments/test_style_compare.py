@@ -11,6 +11,7 @@ import pytest
 from cxjax.data import images
 from experiments import losses
 from experiments.style_transfer import compare, pairs, scores
+from experiments.style_transfer.config import VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,9 @@ def test_recipes_have_the_settings_that_they_are_named_after():
     assert runs["bear-bison-256/gram"].loss == "gram"
     strotss = runs["bear-bison-256/strotss"]
     assert (strotss.loss, strotss.layers) == ("relaxed_earth_mover", "hypercolumns")
+    assert (strotss.steps, strotss.max_points) == ((150, 150, 150), 512)
     # nkolkin13/STROTSS: RMSprop, 250 steps a scale, 1,024 points, the content's weight halved.
+    strotss = VARIANTS["strotss"]
     assert (strotss.optimizer, strotss.learning_rate) == ("rmsprop", 0.002)
     assert (strotss.steps, strotss.max_points) == ((250, 250, 250), 1024)
     assert strotss.content_weight * strotss.coarse_content_weight**2 == 16

@@ -278,6 +278,10 @@ def test_moments_and_palette_are_those_of_numpy(key):
     covariances = [np.cov(np.asarray(a).T, bias=True) for a in (x, y)]
     wanted += np.abs(covariances[0] - covariances[1]).mean()
     np.testing.assert_allclose(objective._moments(x, y), wanted, rtol=1e-4)
+    more = [jnp.concatenate([a, a[:3] + 5]) for a in (x, y)]
+    parts = [jnp.arange(len(a)) < len(a) - 3 for a in more]
+    np.testing.assert_allclose(objective._moments(*more, *parts), wanted, rtol=1e-4)
+    assert objective._moments(*more, parts[0], parts[1] & False) == 0
 
     grey = [objective.Reference(jnp.full((4, 4, 3), value), {}, None) for value in (0.25, 0.75)]
     # Grey has no colour: the distance is that of the lumas.
@@ -336,14 +340,14 @@ def test_equal_colours_are_one_region_and_others_take_no_part(paint):
         ([[(i, 0, 0) for i in range(20)]], ((1, 20), (1, 2)), "has 20 colours.*flat colours"),
     ],
 )
-def test_masks_that_do_not_fit_are_refused(paint, content, sizes, message):
+def test_partsthat_do_not_fit_are_refused(paint, content, sizes, message):
     with pytest.raises(ValueError, match=message):
         masks.read_regions(
             paint("content.png", content), paint("target.png", [[RED, BLUE]]), sizes=sizes
         )
 
 
-def test_masks_guide_a_run(tmp_path, pair, paint):
+def test_partsguide_a_run(tmp_path, pair, paint):
     halves = np.zeros((120, 180, 3)), np.zeros((140, 100, 3))
     for half in halves:
         half[:, half.shape[1] // 2 :] = RED
