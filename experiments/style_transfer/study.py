@@ -1,0 +1,152 @@
+"""Studies of one choice at a time: bandwidth, layers, weight of the content, and deformation."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cxjax.data import images
+from experiments import tables
+from experiments.style_transfer import pairs
+from experiments.style_transfer.compare import score_of, stylize
+from experiments.style_transfer.config import VARIANTS, Config
+from experiments.style_transfer.deformation import LANDMARKS, Deformation, deformation
+from experiments.style_transfer.scores import Scores
+
+Study = Literal["bandwidth", "layers", "content_weight", "deformation"]
+
+# What each differs in from the default.
+STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
+    "bandwidth": {f"h = {h}": {"style_bandwidth": h} for h in (0.05, 0.1, 0.2, 0.5, 1.0)},
+    "layers": {
+        "conv1_2": {"style_layers": ("conv1_2",)},
+        "conv2_2": {"style_layers": ("conv2_2",)},
+        "conv3_2": {"style_layers": ("conv3_2",)},
+        "conv4_2": {"style_layers": ("conv4_2",)},
+        "conv3_2 + conv4_2": {"style_layers": ("conv3_2", "conv4_2")},
+        "conv2_2 + conv3_2 + conv4_2": {},
+        "and conv5_2": {"style_layers": ("conv2_2", "conv3_2", "conv4_2", "conv5_2")},
+    },
+    "content_weight": {f"w = {w}": {"content_weight": w} for w in (0.0, 0.3, 1.0, 3.0)},
+    "deformation": {
+        "default": {},
+        "no loss to the content": {"content_weight": 0.0},
+        "content at conv5_2": {"content_layers": ("conv5_2",)},
+        "self-similarity": {"content_loss": "self_similarity"},
+        "coarse scales first": {
+            "scales": (0.25, 0.5, 1.0),
+            "steps": (100, 100, 80),
+            "coarse_content_weight": 0.3,
+        },
+        "deformation 3": {"deformation": 3.0},
+        "deformation 10": {"deformation": 10.0},
+        "deformation 30": {"deformation": 30.0},
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyConfig(tables.TableConfig):
+    """Makes a study: runs what has no result yet. It can be stopped at any time, and goes on."""
+
+    name: Study = "deformation"
+    """What is varied; everything else is as in the default."""
+    results: Path = Path("out/style_transfer/study/results")
+    """Folder of the runs' small files; that beside the experiment holds the README's figures."""
+    runs: Path = Path("out/style_transfer/study")
+    """Folder for the pictures."""
+    pairs: tuple[str, ...] = ("astronaut-tanguy", "astronaut-hopper")
+    """Names of the pairs of pictures; deformation needs those with landmarks, which these have."""
+    size: int = 192
+    """Longest side of the pictures, in pixels."""
+    variant: str = "default"
+    """Variant that is varied; smoke is for tests."""
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.pairs) - set(pairs.PAIRS)):
+            raise ValueError(
+                f"--pairs has no {', '.join(unknown)}; there are {', '.join(pairs.PAIRS)}"
+            )
+        if self.variant not in VARIANTS:
+            raise ValueError(f"--variant must be one of {', '.join(VARIANTS)}; got {self.variant}")
+
+
+def runs_of(config: StudyConfig) -> dict[str, Config]:
+    """The runs by name of file, setting by setting."""
+    base = dataclasses.replace(VARIANTS[config.variant], size=config.size)
+    return {
+        _name(config, setting, pair): dataclasses.replace(base, **changes)
+        for setting, changes in STUDIES[config.name].items()
+        for pair in config.pairs
+    }
+
+
+def _name(config: StudyConfig, setting: str, pair: str) -> str:
+    plain = "".join(one if one.isalnum() or one in "._" else "-" for one in setting)
+    return f"{config.name}/{pair}-{config.size}/{plain}"
+
+
+def run(config: StudyConfig) -> str:
+    """Runs what is missing, writes a picture of each pair, prints the table and returns it."""
+    wanted = runs_of(config)
+    if not config.missing:
+        wanted = {n: r for n, r in wanted.items() if (config.results / f"{n}.json").exists()}
+
+    def measure(name: str, settings: Config) -> dict[str, Any]:
+        pair = pairs.PAIRS[name.split("/")[1].rsplit("-", 1)[0]]
+        result = stylize(pair, settings)
+        path = config.runs / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.write_image(path, result)
+        moved = _deformation(pair, result, settings.size)
+        return {**score_of(pair, result, settings.size)._asdict(), **moved}
+
+    found = tables.collect(wanted, measure, config.results)
+    printed = show(config, found)
+    print(printed)
+    for pair in config.pairs:
+        _write_strip(config, pair)
+    return printed
+
+
+def _deformation(pair: pairs.Pair, result: images.Picture, size: int) -> dict[str, float]:
+    sources = (pair.content, pair.target)
+    if not all(source.name in LANDMARKS for source in sources):
+        return {}
+    content, target = (images.resize(source.read(), longest_side=size) for source in sources)
+    landmarks = [np.array(LANDMARKS[source.name]) for source in sources]
+    return deformation(
+        content,
+        result,
+        landmarks=landmarks[0],
+        target_landmarks=landmarks[1],
+        target_shape=target.shape[:2],
+    )._asdict()
+
+
+def show(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of the means over the pairs, a row for each setting."""
+    names = [name for name in (*Scores._fields, *Deformation._fields) if name != "semantics"]
+    names = [name for name in names if any(name in figures for figures in found.values())]
+    rows = []
+    for setting in STUDIES[config.name]:
+        runs = [found.get(_name(config, setting, pair)) for pair in config.pairs]
+        runs = [figures for figures in runs if figures]
+        values = [[figures[name] for figures in runs if name in figures] for name in names]
+        cells = [f"{statistics.fmean(one):.3f}" if one else "" for one in values]
+        rows.append([f"{setting} ({len(runs)})", *cells])
+    headings = [name.replace("_", " ") for name in names]
+    return tables.markdown([f"at {config.size} px (pairs)", *headings], rows)
+
+
+def _write_strip(config: StudyConfig, pair: str) -> None:
+    """Content, target, and what the settings made; only what this folder has."""
+    paths = [config.runs / f"{_name(config, one, pair)}.png" for one in STUDIES[config.name]]
+    made = [images.read_image(path) for path in paths if path.is_file()]
+    if made:
+        sources = (pairs.PAIRS[pair].content, pairs.PAIRS[pair].target)
+        given = [images.resize(one.read(), longest_side=config.size) for one in sources]
+        images.write_image(paths[0].parent / "strip.png", images.strip([*given, *made]))
