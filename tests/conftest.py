@@ -1,8 +1,13 @@
 """Strictness for every test: no rank promotion, eight simulated CPU devices, warnings as errors.
 
-Most of the tests' time is compilation: LLVM's expensive passes are left out, which changes how fast
-a program runs and how it rounds, not what it computes. The experiment that CI runs has them.
+Most of the tests' time is tracing and compilation. LLVM's expensive passes are left out, and the
+emitters by which XLA compiles fusions, for which it has plainer ones too: that changes how fast a
+program runs and how it rounds, not what it computes. The experiment that CI runs has both, and the
+tests of memory have the emitters (`memory.py`). Python looks for garbage cycles less often.
 """
+
+import gc
+import os
 
 import jax
 import jaxtyping
@@ -11,6 +16,9 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
+# Read when JAX makes its first array; the processes that tests start have it too.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+gc.set_threshold(50_000)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 
 import cxjax
 from cxjax import points
+from tests import memory
 from tests.sets import normal
 
 SHAPES = [(7,), (5, 3), (3, 5), (1, 4), (2, 3, 4)]
@@ -197,14 +198,14 @@ def test_patches_hold_little_more_than_they_return():
     """At stride 4 the stride-1 set would be 16 times the result."""
     image = jnp.zeros((256, 256, 3))
 
-    def held(stride):
-        patches = jax.jit(lambda image: points.patches(image, size=8, stride=stride).points)
-        memory = patches.lower(image).compile().memory_analysis()
-        return memory.temp_size_in_bytes + memory.output_size_in_bytes
+    def bytes_at(stride):
+        patches = lambda image: points.patches(image, size=8, stride=stride).points
+        held = memory.analysis(patches, image)
+        return held.temp_size_in_bytes + held.output_size_in_bytes
 
     result = 63 * 63 * 8 * 8 * 3 * 4
-    assert held(1) > 15 * result  # the measure sees what it should see
-    assert result <= held(4) < 2 * result
+    assert bytes_at(1) > 15 * result  # the measure sees what it should see
+    assert result <= bytes_at(4) < 2 * result
 
 
 # --- Several layers ---

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import cxjax
-from tests import sets
+from tests import memory, sets
 
 DEVICES = 8
 FLOAT64 = {"rtol": 1e-9, "atol": 1e-11}
@@ -197,7 +197,7 @@ def test_memory_of_the_sources_falls_with_the_devices():
     def temporaries(devices):
         f = functools.partial(cxjax.contextual_loss, axis_name="rows", block_size=64)
         run = jax.value_and_grad(spread(f, mesh(rows=devices), (split, whole)))
-        return jax.jit(run).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+        return memory.analysis(run, *shapes).temp_size_in_bytes
 
     one, eight = temporaries(1), temporaries(DEVICES)  # bytes of one device
     rows = n * c * 4

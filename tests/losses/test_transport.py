@@ -12,7 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
 from cxjax.losses.transport import relaxed_earth_mover_loss, sliced_wasserstein_loss
-from tests import sets
+from tests import memory, sets
 
 FLOAT64 = {"rtol": 1e-9, "atol": 1e-11}
 DRAW = jax.random.key(5)
@@ -268,8 +268,7 @@ def test_transforms_do_not_change_value_or_gradient(key, transform, loss):
 
 def _temporary_bytes(f, n):
     points = jax.ShapeDtypeStruct((n, 8), jnp.float32)
-    compiled = jax.jit(jax.grad(f, (0, 1))).lower(points, points).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    return memory.analysis(jax.grad(f, (0, 1)), points, points).temp_size_in_bytes
 
 
 def test_memory_is_linear_in_the_points():

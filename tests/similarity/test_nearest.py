@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 from cxjax import distances
 from cxjax.similarity.nearest import Positions, nearest
-from tests import sets
+from tests import memory, sets
 
 # Ragged on purpose: neither n nor m a multiple of a block, n below a block, n or m of one.
 SIZES = [(37, 23, 8), (5, 31, 8), (1, 4, 8), (23, 1, 8)]
@@ -228,8 +228,7 @@ def test_what_a_distance_closes_over_is_differentiated(key):
 
 def _temporary_bytes(f, *arguments):
     total = lambda *a: f(*a).sum()
-    compiled = jax.jit(jax.grad(total, (0, 1, 2, 3))).lower(*arguments).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    return memory.analysis(jax.grad(total, (0, 1, 2, 3)), *arguments).temp_size_in_bytes
 
 
 def product_distance(x, y):

@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 import cxjax
 from cxjax.similarity import blocks, blockwise, reference
-from tests import sets
+from tests import memory, sets
 
 # Ragged on purpose: neither n nor m a multiple of a block, n below a block, n or m of one.
 SIZES = [(16, 16, 8), (37, 23, 8), (5, 31, 8), (1, 4, 8), (23, 1, 8), (9, 40, 64)]
@@ -259,8 +259,7 @@ def test_gradients_nobody_asks_for_cost_nothing(key, monkeypatch, wrap):
 
 def _temporary_bytes(best, x, y, **options):
     f = lambda x, y: best(x, y, **options).sum()
-    compiled = jax.jit(jax.grad(f, (0, 1))).lower(x, y).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    return memory.analysis(jax.grad(f, (0, 1)), x, y).temp_size_in_bytes
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2", "l1"])
@@ -287,6 +286,5 @@ def test_memory_is_linear(key):
 )
 def test_memory_at_full_resolution(n, argnums, megabytes):
     points = jax.ShapeDtypeStruct((n, 256), jnp.float32)  # compiled, not run
-    run = jax.jit(jax.value_and_grad(cxjax.contextual_loss, argnums))
-    stats = run.lower(points, points).compile().memory_analysis()
-    assert stats.temp_size_in_bytes < megabytes * 1e6
+    run = jax.value_and_grad(cxjax.contextual_loss, argnums)
+    assert memory.analysis(run, points, points).temp_size_in_bytes < megabytes * 1e6
