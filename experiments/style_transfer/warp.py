@@ -79,22 +79,24 @@ def pull(
     Returns:
       A scalar.
     """
-    moved = field(control, features.shape[:2])
+    (height, width), (rows, columns) = features.shape[:2], target.shape[:2]
+    moved = field(control, (height, width))
     # Content from further right is content that goes left.
     shift = jax.lax.stop_gradient(moved) - moved
-    places = _places(features.shape[:2]) + shift
+    places = _places(height, width) + shift
     return cxjax.contextual_bilateral_loss(
         jax.lax.stop_gradient(features).reshape(-1, features.shape[-1]),
         target.reshape(-1, target.shape[-1]),
         x_positions=places.reshape(-1, 2),
-        y_positions=_places(target.shape[:2]).reshape(-1, 2),
+        y_positions=_places(rows, columns).reshape(-1, 2),
         spatial_weight=spatial_weight,
     )
 
 
-def _places(shape: tuple[int, int]) -> jax.Array:
-    rows, columns = ((jnp.arange(side) + 0.5 - side / 2) / max(shape) for side in shape)
-    return jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), -1)
+def _places(height: int, width: int) -> jax.Array:
+    sides = (height, width)
+    down, across = ((jnp.arange(side) + 0.5 - side / 2) / max(sides) for side in sides)
+    return jnp.stack(jnp.meshgrid(down, across, indexing="ij"), -1)
 
 
 def strain(control: jax.Array, cells: int) -> jax.Array:

@@ -397,7 +397,10 @@ def fails(capsys, *arguments):
         (["{folder}/thin.png"], "the content, 32 x 1 px at one of"),
         (["--content-mask", "{folder}/text.png"], "--content-mask and --target-mask go together"),
         (["--max-points", "-1"], "--max-points must be at least 0"),
-        (["--layers", "hypercolumns", "--max-points", "0"], "positive with --layers hypercolumns; got 0"),
+        (
+            ["--layers", "hypercolumns", "--max-points", "0"],
+            "positive with --layers hypercolumns; got 0",
+        ),
         (["--size", "0"], "--size must be at least 1; got 0"),
         (["--style-bandwidth", "0"], "--style-bandwidth must be positive; got 0.0"),
         (["--scales", "1"], "--scales and --steps need one number per scale each"),
