@@ -105,8 +105,8 @@ class Config:
     """Cells of the field's grid along the longest side."""
 
     initial: Initial = "content"
-    """Where to start: the content, its finest details on the target's mean colour (STROTSS), or
-    noise."""
+    """Where to start: the content; its finest details on the target's mean colour, added once more
+    at each scale but the last (STROTSS); or noise."""
     pyramid_levels: int = 6
     """Levels of the Laplacian pyramid that is optimised; 1 optimises the pixels themselves."""
     scales: tuple[float, ...] = (0.5, 1.0)

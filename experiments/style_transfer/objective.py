@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 import cxjax
 from cxjax import points
+from cxjax.distances import pairwise
 from cxjax.features.vgg import VGG
 from experiments.losses import relative, self_similarity_loss
 from experiments.style_transfer.config import Config
@@ -174,17 +175,18 @@ def _moments(
 
 
 def _palette(key: jax.Array, config: Config, made: Reference, target: Reference) -> jax.Array:
-    """Relaxed earth mover's distance of the colours (STROTSS)."""
+    """Relaxed earth mover's distance of the colours, Euclidean plus cosine (STROTSS)."""
     sets = []
     for image, one in zip((made.image, target.image), jax.random.split(key), strict=True):
         drawn = _at_most(config.max_points, one, image, None)
         sets.append(drawn.points @ jnp.asarray(_YUV))
 
-    def euclidean(a, b):
-        squares = jnp.square(a[:, None] - b[None]).sum(axis=-1)
-        return jnp.sqrt(jnp.maximum(squares, 1e-8))
+    def distance(a, b):
+        squares = jnp.square(a[:, None] - b[None]).mean(axis=-1)
+        origin = jnp.zeros(a.shape[1])
+        return jnp.sqrt(jnp.maximum(squares, 1e-8)) + 2 * pairwise(a, b, origin, distance="cosine")
 
-    return cxjax.relaxed_earth_mover_loss(*sets, distance=euclidean)
+    return cxjax.relaxed_earth_mover_loss(*sets, distance=distance)
 
 
 def _content(key: jax.Array, config: Config, made: Reference, content: Reference) -> jax.Array:

@@ -180,9 +180,12 @@ def _initial(config: Config, stage: Stage) -> jax.Array:
     if config.initial == "content":
         return content
     if config.initial == "details":
-        finest, *_ = pyramid.split(content, 2)
-        return jnp.clip(finest + stage.target.mean(axis=(0, 1), keepdims=True), 0, 1)
+        return jnp.clip(_details(content) + stage.target.mean(axis=(0, 1), keepdims=True), 0, 1)
     return 0.5 + 0.1 * jax.random.normal(jax.random.key(config.seed), content.shape)
+
+
+def _details(image: jax.Array) -> jax.Array:
+    return pyramid.split(image, 2)[0]
 
 
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformationExtraArgs:
@@ -308,7 +311,10 @@ def optimize(
     total = sum(stage.steps for stage in stages)
     with tqdm(total=total, unit="step", dynamic_ncols=True, disable=quiet or None) as bar:
         for number, stage in enumerate(stages):
-            image = jnp.clip(jax.image.resize(image, stage.content.shape, "cubic"), 0, 1)
+            image = jax.image.resize(image, stage.content.shape, "cubic")
+            if config.initial == "details" and 0 < number < len(stages) - 1:
+                image = image + _details(jnp.asarray(stage.content))
+            image = jnp.clip(image, 0, 1)
             start = Parameters(pyramid.split(image, config.pyramid_levels), control)
             opt_state = make_optimizer(config, stage.steps).init(start)
             state = State(

@@ -285,8 +285,14 @@ def test_moments_and_palette_are_those_of_numpy(key):
     assert objective._moments(*more, parts[0], parts[1] & False) == 0
 
     grey = [objective.Reference(jnp.full((4, 4, 3), value), {}, None) for value in (0.25, 0.75)]
-    # Grey has no colour: the distance is that of the lumas.
-    np.testing.assert_allclose(objective._palette(key, SMOKE, *grey), 0.5, rtol=1e-3)
+    # Grey has no colour: the distance is that of the lumas, over the root of three channels.
+    np.testing.assert_allclose(objective._palette(key, SMOKE, *grey), 0.5 / 3**0.5, rtol=1e-3)
+    colours = [jnp.broadcast_to(jnp.array(one), (4, 4, 3)) for one in ((1.0, 0, 0), (0, 0, 1.0))]
+    yuv = np.array(objective._YUV)
+    a, b = yuv[0], yuv[2]
+    wanted = np.sqrt(np.mean((a - b) ** 2)) + 1 - a @ b / np.sqrt((a @ a) * (b @ b))
+    references = [objective.Reference(colour, {}, None) for colour in colours]
+    np.testing.assert_allclose(objective._palette(key, SMOKE, *references), wanted, rtol=1e-3)
 
 
 def test_coarser_scales_weigh_the_content_as_asked(tmp_path):
