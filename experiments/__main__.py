@@ -7,6 +7,8 @@ from pathlib import Path
 
 HINT = "python -m experiments.NAME --help lists its options; --variant smoke runs it in seconds"
 
+NOTEBOOKS = "Notebooks, for Colab and locally: experiments/tour/README.md"
+
 
 def summaries(folder: Path) -> dict[str, str]:
     """The first line of every `*/__main__.py`, by its folder's name; nothing is imported."""
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"\n{HINT}\n")
     for name in sorted(set(lines) - set(with_settings)):
         print(f"{name:{width}}  {lines[name]}")
+    print(f"\n{NOTEBOOKS}")
     return 0
 
 

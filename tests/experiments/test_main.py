@@ -17,9 +17,12 @@ def _run(*options):
 def test_every_experiment_is_listed_and_the_sets_of_pictures_apart():
     listed = _run("-m", "experiments")
     assert listed.returncode == 0, listed.stderr
-    experiments, hint, others = listed.stdout.rstrip().split("\n\n")
+    experiments, hint, others, notebooks = listed.stdout.rstrip().split("\n\n")
     names = [line.split("  ")[0] for line in experiments.splitlines()]
-    assert names == sorted(path.parent.name for path in ROOT.glob("experiments/*/README.md"))
+    commands = {path.parent.name for path in ROOT.glob("experiments/*/__main__.py")}
+    assert names == sorted(commands - {"datasets"})
+    assert len(names) > 7
+    assert (ROOT / notebooks.rpartition(" ")[2]).is_file()
     assert "python -m experiments.NAME" in hint
     assert others.startswith("datasets  ")
     for line in (*experiments.splitlines(), *others.splitlines()):
