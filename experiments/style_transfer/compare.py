@@ -120,6 +120,8 @@ def run(config: CompareConfig) -> str:
     print(printed)
     for pair in config.pairs:
         write_strip(config, pair)
+    if path := write_gallery(config):
+        print(f"{path}: content, target, {', '.join(_made(config))}; a pair a row")
     return printed
 
 
@@ -190,12 +192,44 @@ def show(config: CompareConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
     return tables.markdown([f"at {config.size} px (pairs)", *headings], rows)
 
 
+def _made(config: CompareConfig) -> list[Recipe]:
+    return [recipe for recipe in config.recipes if recipe != "content"]
+
+
 def write_strip(config: CompareConfig, pair: str) -> None:
     """Content, target, and what the recipes made, side by side; only what this folder has."""
     folder = config.runs / f"{pair}-{config.size}"
-    paths = [folder / f"{recipe}.png" for recipe in config.recipes if recipe != "content"]
+    paths = [folder / f"{recipe}.png" for recipe in _made(config)]
     made = [images.read_image(path) for path in paths if path.is_file()]
     if made:
-        sources = (pairs.PAIRS[pair].content, pairs.PAIRS[pair].target)
-        given = [images.resize(one.read(), longest_side=config.size) for one in sources]
-        images.write_image(folder / "strip.png", images.strip([*given, *made]))
+        images.write_image(folder / "strip.png", images.strip([*given_of(config, pair), *made]))
+
+
+def given_of(config: PairsConfig, pair: str) -> list[images.Picture]:
+    """Content and target of a pair, of the table's size."""
+    sources = (pairs.PAIRS[pair].content, pairs.PAIRS[pair].target)
+    return [images.resize(one.read(), longest_side=config.size) for one in sources]
+
+
+def write_gallery(config: CompareConfig, *, side: int = 144) -> Path | None:
+    """The same of all pairs, a row each, in squares; those that this folder has all pictures of."""
+    rows = []
+    for pair in config.pairs:
+        folder = config.runs / f"{pair}-{config.size}"
+        paths = [folder / f"{recipe}.png" for recipe in _made(config)]
+        if all(path.is_file() for path in paths):
+            shown = [*given_of(config, pair), *(images.read_image(path) for path in paths)]
+            rows.append(np.concatenate([_in_square(picture, side) for picture in shown], axis=1))
+    if not rows:
+        return None
+    images.write_image(path := config.runs / "gallery.png", np.concatenate(rows))
+    return path
+
+
+def _in_square(picture: images.Picture, side: int) -> images.Picture:
+    """The picture, made smaller, in the middle of a white square."""
+    picture = images.resize(picture, longest_side=side - 4)
+    square = np.ones((side, side, 3), np.float32)
+    top, left = ((side - length) // 2 for length in picture.shape[:2])
+    square[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return square

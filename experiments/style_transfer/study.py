@@ -11,7 +11,7 @@ import numpy as np
 from cxjax.data import images
 from experiments import tables
 from experiments.style_transfer import pairs
-from experiments.style_transfer.compare import PairsConfig, score_of, stylize
+from experiments.style_transfer.compare import PairsConfig, given_of, score_of, stylize
 from experiments.style_transfer.config import VARIANTS, Config
 from experiments.style_transfer.deformation import LANDMARKS, Deformation, deformation
 from experiments.style_transfer.scores import Scores
@@ -137,6 +137,5 @@ def _write_strip(config: StudyConfig, pair: str) -> None:
     paths = [config.runs / f"{_name(config, one, pair)}.png" for one in STUDIES[config.name]]
     made = [images.read_image(path) for path in paths if path.is_file()]
     if made:
-        sources = (pairs.PAIRS[pair].content, pairs.PAIRS[pair].target)
-        given = [images.resize(one.read(), longest_side=config.size) for one in sources]
+        given = given_of(config, pair)
         images.write_image(paths[0].parent / "strip.png", images.strip([*given, *made]))

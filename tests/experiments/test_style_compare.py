@@ -98,6 +98,7 @@ def test_a_comparison_is_kept_and_not_run_again(tmp_path, monkeypatch, blended):
     assert figures["figures"]["lpips"] > 0.001
     strip = images.read_image(tmp_path / "runs/astronaut-hopper-64/strip.png")
     assert strip.shape == (64, 3 * 64 + 2 * 4, 3)
+    assert images.read_image(tmp_path / "runs/gallery.png").shape == (144, 3 * 144, 3)
     monkeypatch.setattr(compare, "stylize", lambda *args, **options: pytest.fail("run again"))
     assert compare.run(config(tmp_path)) == printed
     other = config(tmp_path, recipes=("gram",), missing=False)
