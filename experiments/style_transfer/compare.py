@@ -121,7 +121,7 @@ def run(config: CompareConfig) -> str:
     for pair in config.pairs:
         write_strip(config, pair)
     if path := write_gallery(config):
-        print(f"{path}: content, target, {', '.join(_made(config))}; a pair a row")
+        print(f"{path}: content, target, {', '.join(_made(config))}; pair by pair")
     return printed
 
 
@@ -212,7 +212,9 @@ def given_of(config: PairsConfig, pair: str) -> list[images.Picture]:
 
 
 def write_gallery(config: CompareConfig, *, side: int = 144) -> Path | None:
-    """The same of all pairs, a row each, in squares; those that this folder has all pictures of."""
+    """The same of the pairs that this folder has all pictures of, in squares: a row each, or two in
+    a row where only one recipe is shown.
+    """
     rows = []
     for pair in config.pairs:
         folder = config.runs / f"{pair}-{config.size}"
@@ -222,6 +224,8 @@ def write_gallery(config: CompareConfig, *, side: int = 144) -> Path | None:
             rows.append(np.concatenate([_in_square(picture, side) for picture in shown], axis=1))
     if not rows:
         return None
+    if len(_made(config)) == 1 and len(rows) % 2 == 0:
+        rows = [np.concatenate(two, axis=1) for two in zip(rows[::2], rows[1::2], strict=True)]
     images.write_image(path := config.runs / "gallery.png", np.concatenate(rows))
     return path
 
