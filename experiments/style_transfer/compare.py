@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -106,14 +105,11 @@ def run(config: CompareConfig) -> str:
     def measure(name: str, settings: Config | NotOptimized) -> dict[str, Any]:
         folder, recipe = name.rsplit("/", 1)
         pair = pairs.PAIRS[folder.rsplit("-", 1)[0]]
-        began = time.perf_counter()
         result = stylize(pair, settings, guided=recipe == "guided")
-        seconds = time.perf_counter() - began
         path = config.runs / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         images.write_image(path, result)
-        scores = score_of(pair, result, config.size)
-        return {**scores._asdict(), "seconds": seconds}
+        return score_of(pair, result, config.size)._asdict()
 
     found = tables.collect(wanted, measure, config.results)
     printed = show(config, found)
@@ -179,16 +175,14 @@ def show(config: CompareConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
     """A table of the means over the pairs that all recipes have, a row for each recipe."""
     recipes = [one for one in config.recipes if any(n.endswith(f"/{one}") for n in found)]
     rows = []
-    names = [*Scores._fields, "seconds"]
     for recipe in recipes:
         of_recipe = [figures for name, figures in found.items() if name.endswith(f"/{recipe}")]
         cells = [f"{recipe} ({len(of_recipe)})"]
-        for name in names:
+        for name in Scores._fields:
             values = [figures[name] for figures in of_recipe if figures[name] is not None]
-            digits = 0 if name == "seconds" else 3
-            cells.append(f"{statistics.fmean(values):.{digits}f}" if values else "")
+            cells.append(f"{statistics.fmean(values):.3f}" if values else "")
         rows.append(cells)
-    headings = [name.replace("_", " ") for name in names]
+    headings = [name.replace("_", " ") for name in Scores._fields]
     return tables.markdown([f"at {config.size} px (pairs)", *headings], rows)
 
 
