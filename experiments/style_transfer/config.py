@@ -115,12 +115,15 @@ class Config:
     """Steps of gradient descent at each of these sizes."""
     optimizer: Optimizer = "novograd"
     """NovoGrad divides the gradient of each level of the pyramid by one number, Adam that of each
-    pixel by its own, which turns what the features hardly see into noise."""
+    pixel by its own, which turns what the features hardly see into noise; RMSprop is STROTSS's, and
+    L-BFGS searches for the length of its steps, on the same points."""
     learning_rate: float = 0.01
     """Change per step, in a picture's range of 0 to 1: with NovoGrad the root mean square of each
-    level, with Adam about that of each pixel. Falls to a tenth by a cosine at each scale."""
+    level, with Adam about that of each pixel. Falls to a tenth by a cosine at each scale; with
+    RMSprop it stays, and L-BFGS has none."""
     seed: int = 0
-    """Seed of the noise that --initial noise starts from, 0 to 2**32 - 1."""
+    """Seed of the points that are drawn, and of the noise that --initial noise starts from, 0 to
+    2**32 - 1."""
     save_every: int = 25
     """Steps between intermediate pictures."""
 
@@ -137,7 +140,7 @@ class Config:
             if not math.isfinite(value) or value < 0 or (value == 0 and name in positive):
                 bound = "positive" if name in positive else "at least 0"
                 raise ValueError(f"{flag(name)} must be {bound}; got {value}")
-        for name in ("size", "pyramid_levels", "save_every", "deformation_cells"):
+        for name in ("size", "pyramid_levels", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
         if self.max_points < 0 or (self.layers == "hypercolumns" and not self.max_points):
@@ -147,6 +150,18 @@ class Config:
             )
         if (self.content_mask is None) != (self.target_mask is None):
             raise ValueError("--content-mask and --target-mask go together; give both or none")
+        if self.loss in ("gram", "perceptual") and self.layers != "summed":
+            raise ValueError(f"--layers {self.layers} is not for --loss {self.loss}")
+        if self.direction != "paper" and self.loss != "contextual":
+            raise ValueError(f"--direction {self.direction} is for --loss contextual alone")
+        if self.deformation and self.content_mask:
+            raise ValueError("--deformation moves the picture under its mask; give one of the two")
+        if self.deformation and self.optimizer == "lbfgs":
+            raise ValueError("--deformation has no value that --optimizer lbfgs could search by")
+        if self.deformation_cells < 2:
+            raise ValueError(
+                f"--deformation-cells must be at least 2; got {self.deformation_cells}"
+            )
         if self.content_mask and self.loss in ("gram", "perceptual"):
             raise ValueError(
                 f"masks guide --loss contextual and relaxed_earth_mover; got {self.loss}"

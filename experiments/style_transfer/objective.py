@@ -143,7 +143,8 @@ def _style(
             cxjax.contextual_loss, bandwidth=config.style_bandwidth, direction=config.direction
         )
     else:
-        loss = lambda x, y, **masks: 2 * cxjax.relaxed_earth_mover_loss(x, y, **masks)  # 1 - cos
+        # Of 1 - cos, as in STROTSS; the library halves it.
+        loss = lambda x, y, **regions: 2 * cxjax.relaxed_earth_mover_loss(x, y, **regions)
     key_x, key_y = jax.random.split(key)
     pairs = list(zip(_sets(key_x, config, made), _sets(key_y, config, target), strict=True))
     style = jnp.stack([_by_region(loss, x, y, number_of_regions) for x, y in pairs]).sum()
@@ -174,19 +175,22 @@ def _moments(
     return jnp.where(x_mask.any() & y_mask.any(), difference, 0)
 
 
-def _palette(key: jax.Array, config: Config, made: Reference, target: Reference) -> jax.Array:
+def _palette(
+    key: jax.Array, config: Config, made: Reference, target: Reference, number_of_regions: int
+) -> jax.Array:
     """Relaxed earth mover's distance of the colours, Euclidean plus cosine (STROTSS)."""
     sets = []
-    for image, one in zip((made.image, target.image), jax.random.split(key), strict=True):
-        drawn = _at_most(config.max_points, one, image, None)
-        sets.append(drawn.points @ jnp.asarray(_YUV))
+    for found, one in zip((made, target), jax.random.split(key), strict=True):
+        drawn = _at_most(config.max_points, one, found.image, found.regions)
+        sets.append(drawn._replace(points=drawn.points @ jnp.asarray(_YUV)))
 
     def distance(a, b):
         squares = jnp.square(a[:, None] - b[None]).mean(axis=-1)
         origin = jnp.zeros(a.shape[1])
         return jnp.sqrt(jnp.maximum(squares, 1e-8)) + 2 * pairwise(a, b, origin, distance="cosine")
 
-    return cxjax.relaxed_earth_mover_loss(*sets, distance=distance)
+    loss = functools.partial(cxjax.relaxed_earth_mover_loss, distance=distance)
+    return _by_region(loss, sets[0], sets[1], number_of_regions)
 
 
 def _content(key: jax.Array, config: Config, made: Reference, content: Reference) -> jax.Array:
@@ -260,15 +264,17 @@ def make_objective(
             + config.chroma_tv_weight * terms["chroma_tv"]
             + config.range_weight * terms["range"]
         )
-        if config.moment_weight:
+        if config.moment_weight and config.loss not in ("gram", "perceptual"):
             terms["moments"] = moments
             loss += config.moment_weight * moments
         if config.palette_weight:
-            terms["palette"] = _palette(keys[2], config, made, target)
+            terms["palette"] = _palette(keys[2], config, made, target, number_of_regions)
             loss += config.palette_weight / factor * terms["palette"]
         if warp is not None:
             layer = config.deformation_layer
-            terms["pull"] = pull(made.features[layer], target.features[layer], warp)
+            terms["pull"] = pull(
+                made.features[layer], target.features[layer], warp, shape=image.shape[:2]
+            )
             terms["strain"] = strain(warp, config.deformation_cells)
             loss += terms["pull"] + terms["strain"] / config.deformation
         return loss, {"loss": loss, **terms}

@@ -11,7 +11,14 @@ import numpy as np
 from cxjax.data import images
 from experiments import tables
 from experiments.style_transfer import pairs
-from experiments.style_transfer.compare import PairsConfig, given_of, score_of, stylize
+from experiments.style_transfer.compare import (
+    PairsConfig,
+    collect,
+    given_of,
+    score_of,
+    stylize,
+    write_strip,
+)
 from experiments.style_transfer.config import VARIANTS, Config
 from experiments.style_transfer.deformation import LANDMARKS, Deformation, deformation
 from experiments.style_transfer.scores import Scores
@@ -82,23 +89,21 @@ def _name(config: StudyConfig, setting: str, pair: str) -> str:
 def run(config: StudyConfig) -> str:
     """Runs what is missing, writes a picture of each pair, prints the table and returns it."""
     wanted = runs_of(config)
-    if not config.missing:
-        wanted = {n: r for n, r in wanted.items() if (config.results / f"{n}.json").exists()}
 
-    def measure(name: str, settings: Config) -> dict[str, Any]:
-        pair = pairs.PAIRS[name.split("/")[1].rsplit("-", 1)[0]]
-        result = stylize(pair, settings)
-        path = config.runs / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images.write_image(path, result)
-        moved = _deformation(pair, result, settings.size)
-        return {**score_of(pair, result, settings.size)._asdict(), **moved}
+    def make(name: str, pair: pairs.Pair) -> images.Picture:
+        return stylize(pair, wanted[name])
 
-    found = tables.collect(wanted, measure, config.results)
-    printed = show(config, found)
+    def scores(pair: pairs.Pair, result: images.Picture) -> dict[str, Any]:
+        return {
+            **score_of(pair, result, config.size)._asdict(),
+            **_deformation(pair, result, config.size),
+        }
+
+    printed = show(config, collect(config, wanted, make, scores))
     print(printed)
     for pair in config.pairs:
-        _write_strip(config, pair)
+        names = [_name(config, setting, pair) for setting in STUDIES[config.name]]
+        write_strip(config, pair, [config.runs / f"{name}.png" for name in names])
     return printed
 
 
@@ -106,7 +111,7 @@ def _deformation(pair: pairs.Pair, result: images.Picture, size: int) -> dict[st
     sources = (pair.content, pair.target)
     if not all(source.name in LANDMARKS for source in sources):
         return {}
-    content, target = (images.resize(source.read(), longest_side=size) for source in sources)
+    content, target = given_of(pair, size)
     landmarks = [np.array(LANDMARKS[source.name]) for source in sources]
     return deformation(
         content,
@@ -130,12 +135,3 @@ def show(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append([f"{setting} ({len(runs)})", *cells])
     headings = [name.replace("_", " ") for name in names]
     return tables.markdown([f"at {config.size} px (pairs)", *headings], rows)
-
-
-def _write_strip(config: StudyConfig, pair: str) -> None:
-    """Content, target, and what the settings made; only what this folder has."""
-    paths = [config.runs / f"{_name(config, one, pair)}.png" for one in STUDIES[config.name]]
-    made = [images.read_image(path) for path in paths if path.is_file()]
-    if made:
-        given = given_of(config, pair)
-        images.write_image(paths[0].parent / "strip.png", images.strip([*given, *made]))

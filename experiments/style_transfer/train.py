@@ -19,7 +19,7 @@ import cxjax
 from cxjax.data import images
 from cxjax.features.vgg import VGG
 from experiments.cli import check_folder, make_folder, to_json
-from experiments.correspondences.pictures import portrait
+from experiments.correspondences.pictures import PORTRAITS, portrait
 from experiments.style_transfer import masks, pyramid, warp
 from experiments.style_transfer.config import Config
 from experiments.style_transfer.objective import Reference, features_of, make_objective
@@ -116,14 +116,19 @@ def load_pair(config: Config) -> tuple[images.Picture, images.Picture]:
 def load_regions(
     config: Config, content: images.Picture, target: images.Picture
 ) -> tuple[masks.Regions, masks.Regions] | None:
-    """The regions of the two pictures, if there are masks."""
+    """The regions of the two pictures, if there are masks: of the whole pictures, and cut as they
+    are."""
     if config.content_mask is None or config.target_mask is None:
         return None
+    own = [PORTRAITS[name][2] for name in ("astronaut", "grace_hopper")]
     return masks.read_regions(
         config.content_mask,
         config.target_mask,
         sizes=(content.shape[:2], target.shape[:2]),
-        crops=(config.content_crop, config.target_crop),
+        crops=(
+            config.content_crop or (None if config.content else own[0]),
+            config.target_crop or (None if config.target else own[1]),
+        ),
     )
 
 
@@ -138,7 +143,9 @@ def make_stages(
     """The pictures at each scale; a ValueError if one is too small for a layer."""
     stages = [_stage(config, content, target, regions, i) for i in range(len(config.scales))]
     for stage in stages:
-        _check_sizes(config, model, params, stage)
+        features = _check_sizes(config, model, params, stage)
+        if stage.regions is not None:
+            _check_regions(config, stage.regions, features)
     return stages
 
 
@@ -163,16 +170,35 @@ def _stage(
     return Stage(config.steps[i], content, target, regions, factor)
 
 
-def _check_sizes(config: Config, model: VGG, params: Any, stage: Stage) -> None:
+def _check_sizes(config: Config, model: VGG, params: Any, stage: Stage) -> list[Any]:
+    """The shapes of the features, of the content's and of the target's."""
+    shapes = []
     for name, image in (("content", stage.content), ("target", stage.target)):
         try:
-            jax.eval_shape(functools.partial(features_of, config, model), params, image)
+            found = jax.eval_shape(functools.partial(features_of, config, model), params, image)
+            shapes.append(found)
         except ValueError as error:
             height, width = image.shape[:2]
             raise ValueError(
                 f"the {name}, {width} x {height} px at one of the --scales {config.scales} of "
                 f"--size {config.size}, is too small: {error}. Give a larger --size or another crop"
             ) from error
+    return shapes
+
+
+def _check_regions(
+    config: Config, regions: tuple[masks.Regions, masks.Regions], features: Sequence[Any]
+) -> None:
+    for layer in config.style_layers:
+        of_content, of_target = (
+            set(np.unique(masks.resize(one, found[layer].shape[:2])).tolist())
+            for one, found in zip(regions, features, strict=True)
+        )
+        if of_content - of_target:
+            raise ValueError(
+                f"a region of --target-mask is too small for {layer} at one of the --scales "
+                f"{config.scales} of --size {config.size}: paint it larger, or give a larger --size"
+            )
 
 
 def _initial(config: Config, stage: Stage) -> jax.Array:

@@ -53,6 +53,22 @@ def field(control: jax.Array, shape: tuple[int, int]) -> jax.Array:
     )
 
 
+def over_cells(control: jax.Array, shape: tuple[int, int], cells: tuple[int, int]) -> jax.Array:
+    """A picture's field, averaged around the centre of each cell of a map.
+
+    On the map's own grid the border, which stays, would be as wide as a cell.
+
+    Args:
+      control: The field's control points.
+      shape: Height and width of the picture, in pixels.
+      cells: Those of the map.
+
+    Returns:
+      `(*cells, 2)`, as `field`.
+    """
+    return jax.image.resize(field(control, shape), (*cells, 2), "linear")
+
+
 def move(image: jax.Array, control: jax.Array) -> jax.Array:
     """The image seen through the field, `(h, w, c)`; linear between pixels, its border repeated."""
     height, width = image.shape[:2]
@@ -65,7 +81,12 @@ def move(image: jax.Array, control: jax.Array) -> jax.Array:
 
 
 def pull(
-    features: jax.Array, target: jax.Array, control: jax.Array, *, spatial_weight: float = 0.5
+    features: jax.Array,
+    target: jax.Array,
+    control: jax.Array,
+    *,
+    shape: tuple[int, int],
+    spatial_weight: float = 0.5,
 ) -> jax.Array:
     """How far what is alike is apart: a loss whose gradient moves the field, and nothing else.
 
@@ -73,6 +94,7 @@ def pull(
       features: A map of the moved picture, `(h, w, c)`.
       target: The same of the target, `(h', w', c)`.
       control: The field's control points.
+      shape: Height and width of the moved picture, in pixels.
       spatial_weight: w_s of the Contextual Bilateral Loss, for positions as shares of the longest
         side about the middle.
 
@@ -80,7 +102,7 @@ def pull(
       A scalar.
     """
     (height, width), (rows, columns) = features.shape[:2], target.shape[:2]
-    moved = field(control, (height, width))
+    moved = over_cells(control, shape, (height, width))
     # Content from further right is content that goes left.
     shift = jax.lax.stop_gradient(moved) - moved
     places = _places(height, width) + shift

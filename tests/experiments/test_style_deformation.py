@@ -1,6 +1,7 @@
 """Shapes that move: the field, its pull, and the measure of how far they went."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,8 @@ def test_the_pull_brings_what_is_alike_together(key, axis):
     features = jax.random.normal(key, (12, 12, 24))
     target = jnp.roll(features, 1, axis=axis)  # the same things further down, or further right
     control = warp.start(4, (12, 12))
-    gradient = jax.grad(warp.pull, argnums=2)(features, target, control)
+    pull = functools.partial(warp.pull, shape=(96, 96))
+    gradient = jax.grad(pull, argnums=2)(features, target, control)
     step = -gradient / jnp.abs(gradient).max()
     assert step[..., axis].mean() < -0.2  # seen is what was further up, or further left
     assert abs(step[..., 1 - axis].mean()) < 0.02
@@ -55,7 +57,28 @@ def test_the_pull_brings_what_is_alike_together(key, axis):
         cxjax.l2_loss(warp.move(features, one), target) for one in (0.8 * step, -0.8 * step)
     )
     assert near < 0.8 * cxjax.l2_loss(features, target) < far
-    assert jnp.abs(jax.grad(warp.pull)(features, target, control)).max() == 0
+    assert jnp.abs(jax.grad(pull)(features, target, control)).max() == 0
+
+
+def test_a_map_of_few_cells_knows_the_pictures_own_field(key):
+    control = jax.random.normal(key, warp.start(4, (96, 96)).shape)
+    whole = warp.field(control, (96, 96))
+    found = warp.over_cells(control, (96, 96), (3, 3))
+    # Weighted towards each cell's centre, so near its plain mean, at the border too.
+    means = whole.reshape(3, 32, 3, 32, 2).mean(axis=(1, 3))
+    assert np.corrcoef(np.ravel(found), np.ravel(means))[0, 1] > 0.95
+    features = jax.random.normal(key, (2, 2, 8))
+    pull = lambda control: warp.pull(features, features[::-1], control, shape=(96, 96))
+    assert jnp.abs(jax.grad(pull)(control)).max() > 1e-4
+
+
+def test_what_is_shown_is_seen_through_the_field_which_only_the_pull_moves(key):
+    image = jax.random.uniform(key, (20, 20, 3))
+    control = jax.random.normal(key, warp.start(3, (20, 20)).shape)
+    seen = lambda control: train.render(train.Parameters([image], control))
+    np.testing.assert_allclose(seen(control), warp.move(image, control), atol=1e-6)
+    assert jnp.abs(seen(control) - image).max() > 0.1
+    assert jnp.abs(jax.grad(lambda control: seen(control).std())(control)).max() == 0
 
 
 def test_a_run_moves_shapes_when_asked_to(tmp_path):

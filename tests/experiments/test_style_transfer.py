@@ -286,20 +286,48 @@ def test_moments_and_palette_are_those_of_numpy(key):
 
     grey = [objective.Reference(jnp.full((4, 4, 3), value), {}, None) for value in (0.25, 0.75)]
     # Grey has no colour: the distance is that of the lumas, over the root of three channels.
-    np.testing.assert_allclose(objective._palette(key, SMOKE, *grey), 0.5 / 3**0.5, rtol=1e-3)
+    np.testing.assert_allclose(objective._palette(key, SMOKE, *grey, 1), 0.5 / 3**0.5, rtol=1e-3)
     colours = [jnp.broadcast_to(jnp.array(one), (4, 4, 3)) for one in ((1.0, 0, 0), (0, 0, 1.0))]
     yuv = np.array(objective._YUV)
     a, b = yuv[0], yuv[2]
     wanted = np.sqrt(np.mean((a - b) ** 2)) + 1 - a @ b / np.sqrt((a @ a) * (b @ b))
     references = [objective.Reference(colour, {}, None) for colour in colours]
-    np.testing.assert_allclose(objective._palette(key, SMOKE, *references), wanted, rtol=1e-3)
+    np.testing.assert_allclose(objective._palette(key, SMOKE, *references, 1), wanted, rtol=1e-3)
+    # What the target has beside its region takes no part.
+    beside = jnp.concatenate(colours)
+    outside = jnp.concatenate([jnp.zeros((4, 4), int), jnp.ones((4, 4), int)])
+    references = [
+        objective.Reference(colours[0], {}, jnp.zeros((4, 4), int)),
+        objective.Reference(beside, {}, outside),
+    ]
+    assert objective._palette(key, SMOKE, *references, 1) < 1e-3
 
 
-def test_coarser_scales_weigh_the_content_as_asked(tmp_path):
+class Cells:
+    """In place of VGG: a picture's own colours as each layer."""
+
+    def apply(self, params, image, layers):
+        return {name: image[::2, ::2] for name in layers}
+
+
+def test_coarser_scales_weigh_the_content_as_asked(key):
     config = settings(coarse_content_weight=2.0, scales=(0.5, 0.7, 1.0), steps=(1, 1, 1))
     picture = np.zeros((48, 48, 3), np.float32)
     stages = [train._stage(config, picture, picture, None, i) for i in range(3)]
     assert [stage.content_factor for stage in stages] == [4, 2, 1]
+
+    config = settings(content_weight=0.5, palette_weight=3.0, moment_weight=0.0)
+    pictures = jax.random.uniform(key, (3, 16, 16, 3))
+    made, target, content = (
+        objective.Reference(one, Cells().apply(None, one, objective.layers(config)), None)
+        for one in pictures
+    )
+    compute = objective.make_objective(config, Cells())
+    one, terms = compute(made.image, key, None, target, content, 1.0)
+    four, _ = compute(made.image, key, None, target, content, 4.0)
+    assert terms["content"] > 0.1
+    wanted = 3 * 0.5 * terms["content"] + (1 / 4 - 1) * 3 * terms["palette"]
+    np.testing.assert_allclose(four - one, wanted, rtol=1e-4)
 
 
 def test_details_start_from_the_targets_mean_colour(key):
@@ -347,7 +375,7 @@ def test_equal_colours_are_one_region_and_others_take_no_part(paint):
         ([[(i, 0, 0) for i in range(20)]], ((1, 20), (1, 2)), "has 20 colours.*flat colours"),
     ],
 )
-def test_partsthat_do_not_fit_are_refused(paint, content, sizes, message):
+def test_masks_that_do_not_fit_are_refused(paint, content, sizes, message):
     with pytest.raises(ValueError, match=message):
         masks.read_regions(
             paint("content.png", content), paint("target.png", [[RED, BLUE]]), sizes=sizes
@@ -361,9 +389,32 @@ def test_masks_guide_a_run(tmp_path, pair, paint):
     given = {"content_mask": paint("c.png", halves[0]), "target_mask": paint("t.png", halves[1])}
     given |= {"content": pair[0], "target": pair[1], "initial": "noise"}
     scale = {"scales": (1.0,), "steps": (3,)}
-    results = train.run(settings(out=tmp_path / "out", max_points=60, **scale, **given))
-    assert results["last_step"]["step"] == 3
+    results = train.run(settings(out=tmp_path / "out", **scale, **given))
     assert images.read_image(tmp_path / "out/result.png").shape == (32, 48, 3)
+    halves[1][:] = halves[1][:, ::-1]  # now each half is to be like the other one
+    given["target_mask"] = paint("other.png", halves[1])
+    other = train.run(settings(out=tmp_path / "other", **scale, **given))
+    assert abs(other["last_step"]["style"] - results["last_step"]["style"]) > 1e-3
+
+
+def test_masks_are_of_whole_pictures_and_cut_as_they_are(paint):
+    whole = np.zeros((512, 512, 3)), np.zeros((600, 512, 3))
+    for mask in whole:
+        mask[:, 256:] = RED
+    config = settings(content_mask=paint("c.png", whole[0]), target_mask=paint("t.png", whole[1]))
+    of_content, of_target = train.load_regions(config, *train.load_pair(config))
+    assert (of_content.shape, of_target.shape) == ((280, 280), (380, 380))
+    assert of_content[0].sum() == 365 - 256  # of the box from 85 to 365
+    assert of_target[0].sum() == 450 - 256
+
+
+def test_a_region_too_small_for_a_layer_is_refused(tmp_path, pair, paint):
+    content, target = np.zeros((120, 180, 3)), np.zeros((140, 100, 3))
+    content[:, 90:], target[:2, :2] = RED, RED
+    given = {"content_mask": paint("c.png", content), "target_mask": paint("t.png", target)}
+    with pytest.raises(ValueError, match="region of --target-mask is too small for conv2_1 at one"):
+        train.run(settings(out=tmp_path / "out", content=pair[0], target=pair[1], **given))
+    assert not (tmp_path / "out").exists()
 
 
 # --- What a user can get wrong ---
@@ -402,6 +453,10 @@ def fails(capsys, *arguments):
         (["--scales", "nan", "1"], "--scales must lie in (0, 1] and end in 1"),
         (["{folder}/thin.png"], "the content, 32 x 1 px at one of"),
         (["--content-mask", "{folder}/text.png"], "--content-mask and --target-mask go together"),
+        (["--loss", "gram", "--layers", "hypercolumns"], "--layers hypercolumns is not for --loss"),
+        (["--loss", "gram", "--direction", "reverse"], "--direction reverse is for --loss context"),
+        (["--deformation", "1", "--optimizer", "lbfgs"], "no value that --optimizer lbfgs could"),
+        (["--deformation-cells", "1"], "--deformation-cells must be at least 2; got 1"),
         (["--max-points", "-1"], "--max-points must be at least 0"),
         (
             ["--layers", "hypercolumns", "--max-points", "0"],
