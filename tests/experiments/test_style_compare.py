@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +169,21 @@ def test_a_study_varies_one_thing_and_measures_deformation_where_there_are_landm
     for kind, cases in study.STUDIES.items():
         runs = study.runs_of(dataclasses.replace(settings, name=kind))
         assert len(runs) == len(cases) == len(set(runs))
+
+
+def test_the_readme_has_the_figures_that_are_kept(tmp_path, monkeypatch, capsys):
+    home = Path(compare.__file__).parent
+    for module in (compare, study):
+        monkeypatch.setattr(module, "write_strip", lambda *args: None)  # no picture is needed
+    of = {"runs": tmp_path, "missing": False}
+    study.run(study.StudyConfig(results=home / "results/study", **of))
+    recipes = ("contextual",)
+    compare.run(compare.CompareConfig(results=home / "results/compare", recipes=recipes, **of))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 8 + 2 + 1
+    readme = (home / "README.md").read_text()
+    for line in lines:
+        assert line in readme
 
 
 @pytest.mark.parametrize("name", pairs.PAIRS)
