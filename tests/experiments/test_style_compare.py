@@ -177,10 +177,10 @@ def test_the_readme_has_the_figures_that_are_kept(tmp_path, monkeypatch, capsys)
         monkeypatch.setattr(module, "write_strip", lambda *args: None)  # no picture is needed
     of = {"runs": tmp_path, "missing": False}
     study.run(study.StudyConfig(results=home / "results/study", **of))
-    recipes = ("contextual",)
+    recipes = ("content", "contextual", "gram", "perceptual", "feed_forward")
     compare.run(compare.CompareConfig(results=home / "results/compare", recipes=recipes, **of))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 8 + 2 + 1
+    assert len(lines) == 2 + 8 + 2 + 5
     readme = (home / "README.md").read_text()
     for line in lines:
         assert line in readme
