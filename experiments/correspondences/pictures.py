@@ -21,10 +21,17 @@ _FILES = {
 
 def portrait(path: Path | None, crop: images.Box | None, name: str) -> images.Picture:
     """A user's own picture, or else the portrait of this name."""
+    crop = crop_of(path, crop, name)
     if path is not None:
         return images.read_image(path, crop=crop)
-    package, file, own_crop = PORTRAITS[name]
-    return _read(package, file, crop or own_crop)
+    package, file, _ = PORTRAITS[name]
+    return _read(package, file, crop)
+
+
+def crop_of(path: Path | None, crop: images.Box | None, name: str) -> images.Box | None:
+    """What `portrait` cuts out: what was asked for, else of its own pictures the head and
+    shoulders."""
+    return crop or (PORTRAITS[name][2] if path is None else None)
 
 
 def photograph(name: Photograph, *, shortest_side: int) -> images.Picture:

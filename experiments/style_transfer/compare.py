@@ -134,31 +134,31 @@ def collect(
     Returns:
       The figures by name.
     """
-    if not config.missing:
-        known = {n: one for n, one in wanted.items() if (config.results / f"{n}.json").exists()}
-        if not known:
-            raise ValueError(f"--results {config.results} has none of the {len(wanted)} runs")
-        wanted = known
-    else:
-        for name in config.pairs:
-            given_of(pairs.PAIRS[name], config.size)  # fetches what is missing, before the work
+    known = {n: one for n, one in wanted.items() if (config.results / f"{n}.json").exists()}
+    if config.missing:
+        for pair in {_pair_of(name) for name in wanted if name not in known}:
+            pairs.PAIRS[pair].read()  # fetches what is not here, before hours of work
+    elif not known:
+        raise ValueError(f"--results {config.results} has none of the {len(wanted)} runs")
 
     def measure(name: str, settings: Any) -> dict[str, Any]:
-        pair = pairs.PAIRS[name.split("/")[-2].rsplit("-", 1)[0]]
+        pair = pairs.PAIRS[_pair_of(name)]
         result = make(name, pair)
         path = config.runs / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         images.write_image(path, result)
         return scores(pair, result)
 
-    return tables.collect(wanted, measure, config.results)
+    return tables.collect(wanted if config.missing else known, measure, config.results)
+
+
+def _pair_of(name: str) -> str:
+    return name.split("/")[-2].rsplit("-", 1)[0]
 
 
 def given_of(pair: pairs.Pair, size: int) -> tuple[images.Picture, images.Picture]:
     """Content and target of a pair, their longest sides `size` pixels."""
-    content, target = (
-        images.resize(one.read(), longest_side=size) for one in (pair.content, pair.target)
-    )
+    content, target = (images.resize(picture, longest_side=size) for picture in pair.read())
     return content, target
 
 
@@ -169,15 +169,11 @@ def stylize(
     if isinstance(settings, NotOptimized):
         content, target = given_of(pair, settings.size)
         return content if settings.recipe == "content" else feed_forward(content, target)
-    content, target = pair.content.read(), pair.target.read()
+    content, target = pair.read()
     model, params = cxjax.load_vgg(
         settings.network, pooling=settings.pooling, padding=settings.padding
     )
-    regions = (
-        (pair.content.mask(content.shape[:2]), pair.target.mask(target.shape[:2]))
-        if guided
-        else None
-    )
+    regions = pair.regions(content, target) if guided else None
     return train.stylize(settings, model, params, content, target, regions)
 
 
@@ -205,10 +201,7 @@ def _network() -> Any:
 def score_of(pair: pairs.Pair, result: images.Picture, size: int) -> Scores:
     """The scores of a result, with regions where they were drawn."""
     content, target = given_of(pair, size)
-    regions = None
-    if pair.content.regions:
-        regions = (pair.content.mask(content.shape[:2]), pair.target.mask(target.shape[:2]))
-    return score(result, content, target, regions)
+    return score(result, content, target, pair.regions(content, target))
 
 
 def show(config: CompareConfig, found: Mapping[str, Mapping[str, Any]]) -> str:

@@ -17,7 +17,7 @@ Layers = Literal["summed", "concatenated", "hypercolumns"]
 Initial = Literal["content", "details", "noise"]
 Optimizer = Literal["novograd", "adam", "rmsprop", "lbfgs"]
 
-LARGEST = 8192  # pixels; the comparisons grow with the fourth power of the side
+LARGEST = 8192  # pixels; with all points the comparisons grow with the fourth power of the side
 
 STROTSS_LAYERS = (
     *("conv1_1", "conv1_2", "conv2_1", "conv2_2"),

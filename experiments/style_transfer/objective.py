@@ -13,7 +13,7 @@ from cxjax.distances import pairwise
 from cxjax.features.vgg import VGG
 from experiments.losses import relative, self_similarity_loss
 from experiments.style_transfer.config import Config
-from experiments.style_transfer.warp import pull, strain
+from experiments.style_transfer.warp import look_up, pull, strain
 
 Features = dict[str, jax.Array]
 
@@ -76,13 +76,7 @@ def hypercolumns(
 
 def _interpolate(found: jax.Array, places: jax.Array) -> jax.Array:
     shape = jnp.asarray(found.shape[:2])
-    at = jnp.clip(places * shape[None, :] - 0.5, 0, shape[None, :] - 1)
-    low = jnp.floor(at).astype(int)
-    high = jnp.minimum(low + 1, shape[None, :] - 1)
-    down, across = jnp.moveaxis(at - low, -1, 0)[..., None]
-    upper = found[low[:, 0], low[:, 1]] * (1 - across) + found[low[:, 0], high[:, 1]] * across
-    lower = found[high[:, 0], low[:, 1]] * (1 - across) + found[high[:, 0], high[:, 1]] * across
-    return upper * (1 - down) + lower * down
+    return look_up(found, places * shape[None, :] - 0.5)
 
 
 def _sets(key: jax.Array, config: Config, found: Reference) -> list[Points]:
@@ -132,12 +126,12 @@ def _by_region(
 
 def _style(
     key: jax.Array, config: Config, made: Reference, target: Reference, number_of_regions: int
-) -> tuple[jax.Array, jax.Array]:
-    """Likeness to the target's manner, and the difference of the moments."""
+) -> tuple[jax.Array, jax.Array | None]:
+    """Likeness to the target's manner, and the difference of the moments if that counts."""
     if config.loss in ("gram", "perceptual"):
         loss = cxjax.gram_loss if config.loss == "gram" else cxjax.perceptual_loss
         pairs = [(made.features[name], target.features[name]) for name in config.style_layers]
-        return jnp.stack([relative(loss, x, y) for x, y in pairs]).mean(), jnp.zeros(())
+        return jnp.stack([relative(loss, x, y) for x, y in pairs]).mean(), None
     if config.loss == "contextual":
         loss = functools.partial(
             cxjax.contextual_loss, bandwidth=config.style_bandwidth, direction=config.direction
@@ -149,7 +143,7 @@ def _style(
     pairs = list(zip(_sets(key_x, config, made), _sets(key_y, config, target), strict=True))
     style = jnp.stack([_by_region(loss, x, y, number_of_regions) for x, y in pairs]).sum()
     if not config.moment_weight:
-        return style, jnp.zeros(())
+        return style, None
     moments = [_by_region(_moments, x, y, number_of_regions) for x, y in pairs]
     return style, jnp.stack(moments).sum()
 
@@ -264,7 +258,7 @@ def make_objective(
             + config.chroma_tv_weight * terms["chroma_tv"]
             + config.range_weight * terms["range"]
         )
-        if config.moment_weight and config.loss not in ("gram", "perceptual"):
+        if moments is not None:
             terms["moments"] = moments
             loss += config.moment_weight * moments
         if config.palette_weight:

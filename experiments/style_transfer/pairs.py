@@ -49,6 +49,18 @@ class Pair:
     content: Source
     target: Source
 
+    def read(self) -> tuple[images.Picture, images.Picture]:
+        """The content and the target."""
+        return self.content.read(), self.target.read()
+
+    def regions(
+        self, content: images.Picture, target: images.Picture
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """The regions of the two pictures, in any size, if masks were drawn."""
+        if not self.content.regions:
+            return None
+        return self.content.mask(content.shape[:2]), self.target.mask(target.shape[:2])
+
 
 def _photograph(name: str, crop: images.Box | None = None, *regions: Polygon) -> Source:
     return Source(dataset="photographs", name=name, crop=crop, regions=regions)

@@ -13,6 +13,7 @@ import cxjax
 from cxjax.data import images
 from experiments import metrics
 from experiments.losses import relative, self_similarity_loss
+from experiments.style_transfer import masks
 
 _LAYERS = 3  # convolutions whose features make a manner
 _DEEP = 5  # the convolution whose self-similarity is the content's
@@ -84,7 +85,7 @@ def _semantics(
     """As many places of each region of the target, so that none is nearest for being large."""
     x, y = (np.asarray(found.reshape(-1, found.shape[-1]), np.float64) for found in (made, wanted))
     at_x, at_y = (
-        np.asarray(jax.image.resize(regions, found.shape[:2], "nearest")).reshape(-1)
+        masks.resize(regions, (found.shape[0], found.shape[1])).reshape(-1)
         for regions, found in ((of_content, made), (of_target, wanted))
     )
     numbers = np.unique(at_x)

@@ -19,7 +19,7 @@ import cxjax
 from cxjax.data import images
 from cxjax.features.vgg import VGG
 from experiments.cli import check_folder, make_folder, to_json
-from experiments.correspondences.pictures import PORTRAITS, portrait
+from experiments.correspondences.pictures import crop_of, portrait
 from experiments.style_transfer import masks, pyramid, warp
 from experiments.style_transfer.config import Config
 from experiments.style_transfer.objective import Reference, features_of, make_objective
@@ -120,14 +120,13 @@ def load_regions(
     are."""
     if config.content_mask is None or config.target_mask is None:
         return None
-    own = [PORTRAITS[name][2] for name in ("astronaut", "grace_hopper")]
     return masks.read_regions(
         config.content_mask,
         config.target_mask,
         sizes=(content.shape[:2], target.shape[:2]),
         crops=(
-            config.content_crop or (None if config.content else own[0]),
-            config.target_crop or (None if config.target else own[1]),
+            crop_of(config.content, config.content_crop, "astronaut"),
+            crop_of(config.target, config.target_crop, "grace_hopper"),
         ),
     )
 

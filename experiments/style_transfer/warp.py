@@ -33,7 +33,7 @@ def field(control: jax.Array, shape: tuple[int, int]) -> jax.Array:
 
     Args:
       control: `(a, b, 2)`, in units of a tenth of the longest side.
-      shape: Height and width, in pixels or cells.
+      shape: Height and width of the picture, in pixels.
 
     Returns:
       `(h, w, 2)`, down and across, as shares of the longest side: where what is seen at a place
@@ -74,10 +74,23 @@ def move(image: jax.Array, control: jax.Array) -> jax.Array:
     height, width = image.shape[:2]
     places = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
     places = places + max(height, width) * field(control, (height, width))
-    sample = lambda one: jax.scipy.ndimage.map_coordinates(
-        one, [places[..., 0], places[..., 1]], order=1, mode="nearest"
+    return look_up(image, places)
+
+
+def look_up(image: jax.Array, places: jax.Array) -> jax.Array:
+    """An image or a map at places between its pixels, linearly; outside, its border.
+
+    Args:
+      image: `(h, w, c)`.
+      places: `(..., 2)`, down and across, in pixels; 0 is the middle of the first.
+
+    Returns:
+      `(..., c)`.
+    """
+    at_places = lambda channel: jax.scipy.ndimage.map_coordinates(
+        channel, [places[..., 0], places[..., 1]], order=1, mode="nearest"
     )
-    return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
+    return jax.vmap(at_places, in_axes=-1, out_axes=-1)(image)
 
 
 def pull(
