@@ -14,7 +14,7 @@ import cxjax
 from cxjax.data import images
 from experiments import tables
 from experiments.style_transfer import pairs, train
-from experiments.style_transfer.config import VARIANTS, Config
+from experiments.style_transfer.config import OF_MAPS, VARIANTS, Config
 from experiments.style_transfer.scores import Scores, score
 
 Recipe = Literal["content", "contextual", "guided", "strotss", "gram", "perceptual", "feed_forward"]
@@ -80,7 +80,7 @@ def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimize
             base = dataclasses.replace(VARIANTS["strotss"], **STROTSS_CUT)
         recipe_loss = "relaxed_earth_mover"
     else:
-        recipe_loss = recipe if recipe in ("gram", "perceptual") else "contextual"
+        recipe_loss = recipe if recipe in OF_MAPS else "contextual"
     return dataclasses.replace(base, loss=recipe_loss, size=size)
 
 
@@ -225,10 +225,13 @@ def _made(config: CompareConfig) -> list[Recipe]:
 
 
 def write_strip(config: PairsConfig, pair: str, paths: Sequence[Path]) -> None:
-    """Content, target, and what was made of them, side by side; only what this folder has."""
+    """Content, target, and what was made of them, side by side in the content's size; only what
+    this folder has."""
+    content, target = given_of(pairs.PAIRS[pair], config.size)
     made = [images.read_image(path) for path in paths if path.is_file()]
     if made:
-        strip = images.strip([*given_of(pairs.PAIRS[pair], config.size), *made])
+        made = [images.resize_to(picture, content.shape[:2]) for picture in made]
+        strip = images.strip([content, target, *made])
         images.write_image(paths[0].parent / "strip.png", strip)
 
 

@@ -17,6 +17,8 @@ Layers = Literal["summed", "concatenated", "hypercolumns"]
 Initial = Literal["content", "details", "noise"]
 Optimizer = Literal["novograd", "adam", "rmsprop", "lbfgs"]
 
+OF_MAPS = ("gram", "perceptual")  # losses that take maps as they are, not sets of points
+
 LARGEST = 8192  # pixels; with all points the comparisons grow with the fourth power of the side
 
 STROTSS_LAYERS = (
@@ -150,7 +152,7 @@ class Config:
             )
         if (self.content_mask is None) != (self.target_mask is None):
             raise ValueError("--content-mask and --target-mask go together; give both or none")
-        if self.loss in ("gram", "perceptual") and self.layers != "summed":
+        if self.loss in OF_MAPS and self.layers != "summed":
             raise ValueError(f"--layers {self.layers} is not for --loss {self.loss}")
         if self.direction != "paper" and self.loss != "contextual":
             raise ValueError(f"--direction {self.direction} is for --loss contextual alone")
@@ -162,7 +164,7 @@ class Config:
             raise ValueError(
                 f"--deformation-cells must be at least 2; got {self.deformation_cells}"
             )
-        if self.content_mask and self.loss in ("gram", "perceptual"):
+        if self.content_mask and self.loss in OF_MAPS:
             raise ValueError(
                 f"masks guide --loss contextual and relaxed_earth_mover; got {self.loss}"
             )

@@ -12,7 +12,7 @@ from cxjax import points
 from cxjax.distances import pairwise
 from cxjax.features.vgg import VGG
 from experiments.losses import relative, self_similarity_loss
-from experiments.style_transfer.config import Config
+from experiments.style_transfer.config import OF_MAPS, Config
 from experiments.style_transfer.warp import look_up, pull, strain
 
 Features = dict[str, jax.Array]
@@ -128,7 +128,7 @@ def _style(
     key: jax.Array, config: Config, made: Reference, target: Reference, number_of_regions: int
 ) -> tuple[jax.Array, jax.Array | None]:
     """Likeness to the target's manner, and the difference of the moments if that counts."""
-    if config.loss in ("gram", "perceptual"):
+    if config.loss in OF_MAPS:
         loss = cxjax.gram_loss if config.loss == "gram" else cxjax.perceptual_loss
         pairs = [(made.features[name], target.features[name]) for name in config.style_layers]
         return jnp.stack([relative(loss, x, y) for x, y in pairs]).mean(), None

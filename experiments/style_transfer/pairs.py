@@ -1,4 +1,5 @@
-"""The pairs of pictures that the recipes are compared on, with masks drawn for two of them.
+"""The pairs of pictures that the recipes are compared on, with masks drawn for two of them, and
+landmarks placed in the portraits.
 
 Every picture is in the public domain or CC0, so that results may be shown; where each comes from is
 said by its package. All but the first pair's target come with GCompris, which apt carries.
@@ -153,5 +154,22 @@ PAIRS: dict[str, Pair] = {
     "macaw-kingfisher": Pair(
         content=_photograph("explore_world_animals/scarlet_macaw"),
         target=_photograph("erase/kingfisher", (300, 0, 1380, 1080)),
+    ),
+}
+
+# Of the portraits: eyes, tip of the nose, corners of the mouth, chin, cheeks at the nose, top, left
+# and right of hair or hat: across and down, per cent of the picture.
+LANDMARKS: dict[str, tuple[tuple[float, float], ...]] = {
+    "astronaut": (
+        *((42, 36.5), (58, 37), (50, 45), (42, 51), (57, 51), (48.5, 60.5), (36.5, 47), (62, 48)),
+        *((52, 5.5), (25, 26), (77, 30)),
+    ),
+    "grace_hopper": (
+        *((39, 49), (62, 49), (52.5, 64), (43, 74), (62, 72.5), (50, 87), (31, 66), (75, 66)),
+        *((50, 7), (22, 36), (79, 36)),
+    ),
+    "PortraitOfPereTanguy": (
+        *((46, 36), (62, 36), (53, 45), (48, 49), (58, 49), (52, 60), (39, 47), (70, 46)),
+        *((50, 8), (17, 22), (91, 16)),
     ),
 }

@@ -1,4 +1,4 @@
-"""Studies of one choice at a time: bandwidth, layers, weight of the content, and deformation."""
+"""Studies of one choice at a time: bandwidth, layers, weight of the content, size, deformation."""
 
 import dataclasses
 import statistics
@@ -10,6 +10,7 @@ import numpy as np
 
 from cxjax.data import images
 from experiments import tables
+from experiments.deformation import Deformation, deformation
 from experiments.style_transfer import pairs
 from experiments.style_transfer.compare import (
     PairsConfig,
@@ -20,10 +21,9 @@ from experiments.style_transfer.compare import (
     write_strip,
 )
 from experiments.style_transfer.config import VARIANTS, Config
-from experiments.style_transfer.deformation import LANDMARKS, Deformation, deformation
 from experiments.style_transfer.scores import Scores
 
-Study = Literal["bandwidth", "layers", "content_weight", "deformation"]
+Study = Literal["bandwidth", "layers", "content_weight", "size", "deformation"]
 
 # What each differs in from the default.
 STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
@@ -38,6 +38,10 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
         "and conv5_2": {"style_layers": ("conv2_2", "conv3_2", "conv4_2", "conv5_2")},
     },
     "content_weight": {f"w = {w}": {"content_weight": w} for w in (0.0, 0.3, 1.0, 3.0)},
+    "size": {
+        **{f"{size} px": {"size": size} for size in (96, 128, 192, 256, 384)},
+        "384 px from 96 px": {"size": 384, "scales": (0.25, 0.5, 1.0), "steps": (100, 100, 80)},
+    },
     "deformation": {
         "default": {},
         "no loss to the content": {"content_weight": 0.0},
@@ -54,6 +58,9 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
     },
 }
 
+_WITH_LANDMARKS = ("astronaut-tanguy", "astronaut-hopper")
+_WITH_MASKS = ("astronaut-hopper", "cathedral-church", "bear-bison")  # the last two
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyConfig(PairsConfig):
@@ -65,10 +72,12 @@ class StudyConfig(PairsConfig):
     """Folder of the runs' small files; that beside the experiment holds the README's figures."""
     runs: Path = Path("out/style_transfer/study")
     """Folder for the pictures."""
-    pairs: tuple[str, ...] = ("astronaut-tanguy", "astronaut-hopper")
-    """Names of the pairs of pictures; these two have landmarks, by which deformation is known."""
+    pairs: tuple[str, ...] = ()
+    """Names of the pairs of pictures. Without any, those with landmarks, by which deformation is
+    known, or of the other studies a portrait and those with masks, by which semantics are."""
     size: int = 160
-    """Longest side of the pictures, in pixels."""
+    """Longest side of the pictures, in pixels; what --name size makes larger or smaller is brought
+    to it and judged there."""
 
 
 def runs_of(config: StudyConfig) -> dict[str, Config]:
@@ -77,8 +86,12 @@ def runs_of(config: StudyConfig) -> dict[str, Config]:
     return {
         _name(config, setting, pair): dataclasses.replace(base, **changes)
         for setting, changes in STUDIES[config.name].items()
-        for pair in config.pairs
+        for pair in _pairs(config)
     }
+
+
+def _pairs(config: StudyConfig) -> tuple[str, ...]:
+    return config.pairs or (_WITH_LANDMARKS if config.name == "deformation" else _WITH_MASKS)
 
 
 def _name(config: StudyConfig, setting: str, pair: str) -> str:
@@ -89,19 +102,19 @@ def _name(config: StudyConfig, setting: str, pair: str) -> str:
 def run(config: StudyConfig) -> str:
     """Runs what is missing, writes a picture of each pair, prints the table and returns it."""
     wanted = runs_of(config)
+    shapes = config.name == "deformation"
 
     def make(name: str, pair: pairs.Pair) -> images.Picture:
         return stylize(pair, wanted[name])
 
     def scores(pair: pairs.Pair, result: images.Picture) -> dict[str, Any]:
-        return {
-            **score_of(pair, result, config.size)._asdict(),
-            **_deformation(pair, result, config.size),
-        }
+        result = images.resize_to(result, given_of(pair, config.size)[0].shape[:2])
+        found = score_of(pair, result, config.size)._asdict()
+        return found | (_deformation(pair, result, config.size) if shapes else {})
 
     printed = show(config, collect(config, wanted, make, scores))
     print(printed)
-    for pair in config.pairs:
+    for pair in _pairs(config):
         names = [_name(config, setting, pair) for setting in STUDIES[config.name]]
         write_strip(config, pair, [config.runs / f"{name}.png" for name in names])
     return printed
@@ -109,10 +122,10 @@ def run(config: StudyConfig) -> str:
 
 def _deformation(pair: pairs.Pair, result: images.Picture, size: int) -> dict[str, float]:
     sources = (pair.content, pair.target)
-    if not all(source.name in LANDMARKS for source in sources):
+    if not all(source.name in pairs.LANDMARKS for source in sources):
         return {}
     content, target = given_of(pair, size)
-    landmarks = [np.array(LANDMARKS[source.name]) for source in sources]
+    landmarks = [np.array(pairs.LANDMARKS[source.name]) for source in sources]
     return deformation(
         content,
         result,
@@ -123,15 +136,17 @@ def _deformation(pair: pairs.Pair, result: images.Picture, size: int) -> dict[st
 
 
 def show(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of the means over the pairs, a row for each setting."""
-    names = [name for name in (*Scores._fields, *Deformation._fields) if name != "semantics"]
-    names = [name for name in names if any(name in figures for figures in found.values())]
+    """A table of the means over the pairs, a row for each setting; semantics only of those with
+    masks."""
+    names = [*Scores._fields, *(Deformation._fields if config.name == "deformation" else ())]
+    known = {name for one in found.values() for name, value in one.items() if value is not None}
+    names = [name for name in names if name in known]
     rows = []
     for setting in STUDIES[config.name]:
-        runs = [found.get(_name(config, setting, pair)) for pair in config.pairs]
+        runs = [found.get(_name(config, setting, pair)) for pair in _pairs(config)]
         runs = [figures for figures in runs if figures]
-        values = [[figures[name] for figures in runs if name in figures] for name in names]
-        cells = [f"{statistics.fmean(one):.3f}" if one else "" for one in values]
+        values = [[one[name] for one in runs if one.get(name) is not None] for name in names]
+        cells = [f"{statistics.fmean(found):.3f}" if found else "" for found in values]
         rows.append([f"{setting} ({len(runs)})", *cells])
     headings = [name.replace("_", " ") for name in names]
     return tables.markdown([f"at {config.size} px (pairs)", *headings], rows)

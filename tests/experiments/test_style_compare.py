@@ -171,6 +171,30 @@ def test_a_study_varies_one_thing_and_measures_deformation_where_there_are_landm
         assert len(runs) == len(cases) == len(set(runs))
 
 
+def test_results_of_any_size_are_judged_in_one(tmp_path, blended):
+    options = {"results": tmp_path / "results", "runs": tmp_path / "runs", "variant": "smoke"}
+    of = {"name": "size", "size": 64, "pairs": ("astronaut-hopper",)}
+    printed = study.run(study.StudyConfig(**options, **of))
+    rows = [line.split(" | ") for line in printed.splitlines()]
+    assert "share" not in rows[0]  # of deformation
+    assert [row[0] for row in rows[2:4]] == ["| 96 px (1)", "| 128 px (1)"]
+    lpips = [float(row[1]) for row in rows[2:]]
+    assert max(lpips) - min(lpips) < 0.03 < min(lpips)  # the same blend, brought to one size
+    folder = tmp_path / "runs/size/astronaut-hopper-64"
+    assert images.read_image(folder / "384-px.png").shape == (384, 384, 3)
+    assert images.read_image(folder / "strip.png").shape == (64, 8 * 64 + 7 * 4, 3)
+
+
+def test_a_study_has_the_pairs_that_it_can_judge():
+    pairs_of = lambda name: {
+        run.split("/")[1] for run in study.runs_of(study.StudyConfig(name=name, size=128))
+    }
+    landmarks = pairs_of("deformation")
+    assert landmarks == {"astronaut-tanguy-128", "astronaut-hopper-128"}
+    masks = [pairs.PAIRS[name.removesuffix("-128")].content.regions for name in pairs_of("layers")]
+    assert sum(map(bool, masks)) == 2
+
+
 def test_the_readme_has_the_figures_that_are_kept(tmp_path, monkeypatch, capsys):
     home = Path(compare.__file__).parent
     for module in (compare, study):

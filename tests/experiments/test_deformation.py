@@ -10,8 +10,9 @@ import pytest
 from scipy import ndimage
 
 import cxjax
+from experiments import deformation
 from experiments.correspondences.pictures import photograph
-from experiments.style_transfer import deformation, pairs, train, warp
+from experiments.style_transfer import pairs, train, warp
 from experiments.style_transfer.config import VARIANTS
 
 
@@ -146,9 +147,9 @@ def test_a_shift_is_no_change_of_shape(cat):
 
 
 def test_landmarks_are_inside_their_pictures_and_as_many_in_each():
-    for name, points in deformation.LANDMARKS.items():
+    for name, points in pairs.LANDMARKS.items():
         assert len(points) == 11, name
         assert np.min(points) > 0, name
         assert np.max(points) < 100, name
     known = {source.name for pair in pairs.PAIRS.values() for source in (pair.content, pair.target)}
-    assert set(deformation.LANDMARKS) <= known
+    assert set(pairs.LANDMARKS) <= known

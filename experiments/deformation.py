@@ -1,6 +1,6 @@
-"""How far the shapes of a stylised picture have moved towards the target's.
+"""How far the shapes of a picture that was made have moved towards the target's.
 
-Landmarks were placed by hand in both pictures of two pairs. A dense flow from the content to the
+Landmarks are placed by hand in the content and in the target. A dense flow from the content to the
 result says where each went; its share of the way to the target's is what is reported: 0 where
 nothing moved, 1 where all shapes are the target's.
 """
@@ -12,23 +12,6 @@ from scipy import ndimage
 from skimage.registration import optical_flow_tvl1
 
 from cxjax.data import images
-
-# Eyes, tip of the nose, corners of the mouth, chin, cheeks at the nose, top, left and right of hair
-# or hat: across and down, per cent of the picture.
-LANDMARKS: dict[str, tuple[tuple[float, float], ...]] = {
-    "astronaut": (
-        *((42, 36.5), (58, 37), (50, 45), (42, 51), (57, 51), (48.5, 60.5), (36.5, 47), (62, 48)),
-        *((52, 5.5), (25, 26), (77, 30)),
-    ),
-    "grace_hopper": (
-        *((39, 49), (62, 49), (52.5, 64), (43, 74), (62, 72.5), (50, 87), (31, 66), (75, 66)),
-        *((50, 7), (22, 36), (79, 36)),
-    ),
-    "PortraitOfPereTanguy": (
-        *((46, 36), (62, 36), (53, 45), (48, 49), (58, 49), (52, 60), (39, 47), (70, 46)),
-        *((50, 8), (17, 22), (91, 16)),
-    ),
-}
 
 _NEIGHBOURHOOD = 6 / 256  # of the longest side: over which contrast is evened out
 
