@@ -21,8 +21,15 @@ from skimage.filters import gaussian
 from cxjax.data import images, video
 from experiments import apply as application
 from experiments import cli, generators
-from experiments.correspondences.pictures import portrait
-from experiments.single_image_animation import clips, frame_by_frame, measures, results, train
+from experiments.correspondences.pictures import photograph, portrait
+from experiments.single_image_animation import (
+    clips,
+    frame_by_frame,
+    measures,
+    results,
+    shapes,
+    train,
+)
 from experiments.single_image_animation.config import VARIANTS, Config
 from experiments.single_image_animation.objective import make_loss
 
@@ -305,6 +312,50 @@ def test_a_box_follows_what_is_in_it():
     boxes = measures.track(motion, (0.5, 0.1, 0.8, 0.4))
     assert [(y.start, x.start) for y, x in boxes] == [(2, 10), (4, 9), (6, 8)]
     assert all(y.stop - y.start == 6 and x.stop - x.start == 6 for y, x in boxes)
+
+
+@pytest.fixture(scope="module")
+def cat():
+    return photograph("chelsea", shortest_side=96)[:, :96]
+
+
+def test_landmarks_follow_the_clip(cat):
+    shifts = np.arange(4)
+    clip = np.stack([np.roll(cat, shift, axis=(0, 1)) for shift in shifts])
+    places = shapes.follow([(50, 40), (60, 70), (99, 99)], measures.flow(clip))
+    per_cent = 100 * shifts / len(cat)
+    np.testing.assert_allclose(places[:, 0, 0], 50 + per_cent, atol=0.6)
+    np.testing.assert_allclose(places[:, 1, 1], 70 + per_cent, atol=0.6)
+    assert places.max() < 100
+
+
+def test_shapes_that_stay_have_moved_no_part_of_the_way_and_shifted_ones_a_known_part(cat):
+    clip = np.stack([cat, cat])
+    assert shapes.measure(clip, clip).share == pytest.approx(0, abs=1e-3)
+    darker = 0.1 + 0.7 * clip[..., ::-1] ** 1.5
+    assert shapes.measure(clip, darker).share == pytest.approx(0, abs=0.03)
+    down, across = 2, 4
+    shifted = shapes.measure(clip, np.roll(darker, (down, across), axis=(1, 2)))
+    ways = 100 * np.array([across, down]) / len(cat)
+    wanted = np.subtract(shapes.TARGET_LANDMARKS, shapes.LANDMARKS)
+    expected = (ways * wanted).sum() / np.square(wanted).sum()
+    assert shifted.share == pytest.approx(expected, abs=0.05)
+    assert shifted.share > 0.1
+
+
+def test_shapes_are_known_of_finished_runs_of_the_first_command(resumed, tmp_path, monkeypatch):
+    run, _, _ = resumed
+    with pytest.raises(ValueError, match="has --source drawn, not carphone"):
+        shapes.run(shapes.ShapesConfig(runs=(run,)))
+    monkeypatch.setitem(shapes.VARIANTS, "default", VARIANTS["smoke"])
+    printed = shapes.run(shapes.ShapesConfig(runs=(run,)))
+    assert printed.splitlines()[0] == "|  | share | shape share | moved | wanted |"
+    assert printed.splitlines()[2].startswith(f"| {run.name} | ")
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    with pytest.raises(ValueError, match="has no result.webp: the run has not ended"):
+        shapes.run(shapes.ShapesConfig(runs=(tmp_path,)))
+    with pytest.raises(ValueError, match="at least one run"):
+        shapes.run(shapes.ShapesConfig(runs=()))
 
 
 def test_flicker_is_what_motion_does_not_explain(face):
