@@ -39,8 +39,8 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
     },
     "content_weight": {f"w = {w}": {"content_weight": w} for w in (0.0, 0.3, 1.0, 3.0)},
     "size": {
-        **{f"{size} px": {"size": size} for size in (96, 128, 192, 256, 384)},
-        "384 px from 96 px": {"size": 384, "scales": (0.25, 0.5, 1.0), "steps": (100, 100, 80)},
+        **{f"{size} px": {"size": size} for size in (96, 128, 192, 256)},
+        "256 px from 64 px": {"size": 256, "scales": (0.25, 0.5, 1.0), "steps": (100, 100, 80)},
     },
     "deformation": {
         "default": {},

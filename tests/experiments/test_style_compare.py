@@ -181,8 +181,8 @@ def test_results_of_any_size_are_judged_in_one(tmp_path, blended):
     lpips = [float(row[1]) for row in rows[2:]]
     assert max(lpips) - min(lpips) < 0.03 < min(lpips)  # the same blend, brought to one size
     folder = tmp_path / "runs/size/astronaut-hopper-64"
-    assert images.read_image(folder / "384-px.png").shape == (384, 384, 3)
-    assert images.read_image(folder / "strip.png").shape == (64, 8 * 64 + 7 * 4, 3)
+    assert images.read_image(folder / "256-px.png").shape == (256, 256, 3)
+    assert images.read_image(folder / "strip.png").shape == (64, 7 * 64 + 6 * 4, 3)
 
 
 def test_a_study_has_the_pairs_that_it_can_judge():
