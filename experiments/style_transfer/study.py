@@ -59,7 +59,7 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
 }
 
 _WITH_LANDMARKS = ("astronaut-tanguy", "astronaut-hopper")
-_WITH_MASKS = ("astronaut-hopper", "cathedral-church", "bear-bison")  # the last two
+_WITH_MASKS = ("cathedral-church", "bear-bison")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,8 @@ class StudyConfig(PairsConfig):
     runs: Path = Path("out/style_transfer/study")
     """Folder for the pictures."""
     pairs: tuple[str, ...] = ()
-    """Names of the pairs of pictures. Without any, those with landmarks, by which deformation is
-    known, or of the other studies a portrait and those with masks, by which semantics are."""
+    """Names of the pairs of pictures. Without any, for deformation those with landmarks, by which
+    it is known, and else those with masks, by which semantics are."""
     size: int = 160
     """Longest side of the pictures, in pixels; what --name size makes larger or smaller is brought
     to it and judged there."""
