@@ -124,8 +124,8 @@ def measured(content, result, target_landmarks):
     )
 
 
-def test_the_measure_finds_a_known_warp_under_other_colours(cat):
-    amount = 5.0
+@pytest.mark.parametrize("amount", [5.0, 9.6])  # of 96 pixels
+def test_the_measure_finds_a_known_warp_under_other_colours(cat, amount):
     bumps = np.prod(np.sin(np.pi * POINTS / 100) ** 2, axis=1)
     ends = POINTS + np.stack([100 * amount / 96 * bumps, 0 * bumps], axis=-1)
     darker = lambda picture: (0.1 + 0.7 * picture[..., [1, 2, 0]] ** 1.5).astype(np.float32)
