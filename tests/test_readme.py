@@ -1,5 +1,6 @@
 """What the README shows runs."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 import cxjax
+from cxjax.data import images
+from cxjax.models import resnet
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,6 +46,25 @@ def test_the_example_over_devices_equals_one_device(key):
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     for gradient, want in zip(gradients, wanted_gradients, strict=True):
         np.testing.assert_allclose(gradient, want, rtol=1e-3, atol=1e-5)
+
+
+def test_the_generator_of_ones_own_is_trained_and_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    pictures = random.uniform(size=(9, 40, 52, 3)).astype(np.float32)
+    Path("pictures").mkdir()
+    for number, picture in enumerate(pictures[1:]):
+        images.write_image(Path(f"pictures/{number}.png"), picture)
+    images.write_image(Path("target.jpg"), pictures[0])
+    code = EXAMPLES[3].replace("128, 8, 1000", "32, 8, 2").replace("resnet.small()", "SMALL")
+    small = {"SMALL": resnet.small(width=4, blocks=1)}
+    exec(code, small)
+    assert int(small["state"].step) == 2
+    assert images.read_image("out/mine/first.png").shape == (40, 52, 3)
+    exec(code.replace("32, 8, 2", "32, 8, 3"), {"SMALL": small["model"]})
+    lines = [json.loads(line) for line in Path("out/mine/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines][-1] == 3
+    assert {"style", "content"} <= set(lines[-1])
 
 
 def test_the_ports_have_the_values_of_what_they_are_ported_from():
