@@ -3,6 +3,8 @@
 import contextlib
 import email
 import re
+import subprocess
+import sys
 import tarfile
 import tomllib
 import zipfile
@@ -77,6 +79,14 @@ def _names(requirements):
     return {(canonicalize_name(one.name), one.specifier) for one in requirements}
 
 
+def test_of_several_wheels_none_is_tried():
+    """As `dist/*.whl` is where an older one still lies."""
+    command = [sys.executable, ROOT / "tests/wheel_smoke.py", "cxjax-0.1.whl", "cxjax-0.2.whl"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr == "give one wheel; got cxjax-0.1.whl, cxjax-0.2.whl\n"
+
+
 def test_there_is_one_version():
     assert cxjax.__version__ == PROJECT["version"]
     headings = re.findall(r"^## \[(.+)\] - .+$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
@@ -87,6 +97,8 @@ def test_there_is_one_version():
 def test_the_citation_has_what_its_format_asks_for():
     assert CITATION["cff-version"] == "1.2.0"
     assert CITATION["license"] == PROJECT["license"]
+    assert CITATION["authors"] == PROJECT["authors"]
+    assert CITATION["keywords"] == PROJECT["keywords"]
     assert CITATION["message"]
     for work in (CITATION, *CITATION["references"]):
         assert work["title"]

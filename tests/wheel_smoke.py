@@ -83,6 +83,8 @@ def try_it() -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        sys.exit(f"give one wheel; got {', '.join(sys.argv[1:])}")
     if len(sys.argv) > 1:
         sys.exit(install_and_try(Path(sys.argv[1])))
     try_it()
