@@ -1,7 +1,9 @@
 """What the README shows runs."""
 
+import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import jax
@@ -11,9 +13,12 @@ import pytest
 import cxjax
 from cxjax.data import images
 from cxjax.models import resnet
+from experiments import cli
+from experiments.datasets import __main__ as datasets_main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))]
+README = READMES[0].read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -114,10 +119,77 @@ def test_the_messages_that_are_explained_are_those_of_the_code():
             assert re.search(pattern, source), message
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))], ids=str
-)
+@pytest.mark.parametrize("path", READMES, ids=str)
 def test_links_lead_to_files(path):
     for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
         if not link.startswith("http"):
             assert (path.parent / link).exists(), link
+
+
+def _commands(text):
+    """`(module, arguments)` of every `python -m experiments` in code blocks and in inline code."""
+    fence = r"^```\w*\n(.*?)^```"
+    blocks = re.findall(fence, text, re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    prose = re.sub(fence, "", text, flags=re.DOTALL | re.MULTILINE)
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+    for line in lines:
+        # A quote ends the command that another one is given.
+        if found := re.search(r"python -m (experiments(?:\.\w+)?)(?![\w.])([^\"]*)", line):
+            words = shlex.split(found[2], comments=True)
+            words = [re.sub(r"^\[(.+)\]$", r"\1", word) for word in words]  # what may be left out
+            yield found[1], tuple(word for word in words if word != "...")
+
+
+COMMANDS = dict.fromkeys(one for path in READMES for one in _commands(path.read_text()))
+
+
+def _status_of(module, arguments, monkeypatch):
+    """The exit status of a command line that is read, and of which nothing is run."""
+    found = importlib.import_module(f"{module}.__main__")
+    monkeypatch.setattr(datasets_main, "_prepare", lambda *_: None)
+    monkeypatch.setattr(cli, "_last_run", lambda parent: parent)  # for --resume
+    monkeypatch.setattr(cli, "read_config", lambda kind, folder: kind())
+    try:
+        if not hasattr(found, "VARIANTS"):
+            return found.main(arguments)
+        commands = getattr(found, "COMMANDS", {})
+        return cli.main(
+            lambda _: None,
+            found.VARIANTS,
+            module=module,
+            description="",
+            commands={name: (kind, lambda _: None) for name, (kind, _) in commands.items()},
+            arguments=arguments,
+        )
+    except SystemExit as end:  # of --help, and of options that are none
+        return end.code
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda one: " ".join((one[0], *one[1])))
+def test_command_lines_are_those_of_the_experiments(command, monkeypatch, capsys):
+    assert _status_of(*command, monkeypatch) == 0, capsys.readouterr()
+
+
+def test_a_wrong_command_line_is_seen(monkeypatch, capsys):
+    text = """
+```python
+x = 1
+```
+Text `python -m
+experiments.gaussians --smaples 3`, `--out`, `python -c pass`.
+```bash
+.venv/bin/python -m experiments.gaussians [--seed] \\
+    1 ...   # that's a comment
+python -m experiments.domain_transfer nothing --help
+```
+"""
+    commands = list(_commands(text))
+    assert commands == [
+        ("experiments.gaussians", ("--seed", "1")),
+        ("experiments.domain_transfer", ("nothing", "--help")),
+        ("experiments.gaussians", ("--smaples", "3")),
+    ]
+    assert _status_of(*commands[0], monkeypatch) == 0
+    assert _status_of(*commands[2], monkeypatch) == 2
+    assert "smaples" in capsys.readouterr().err
