@@ -8,6 +8,7 @@ from typing import Any
 
 from cxjax.data.pipeline import batches as batches
 from cxjax.data.sources import ImageFolder, Source, VideoFrames, to_rgb
+from cxjax.data.video import check_selection
 
 _PREFERRED = ("image", "hr")  # features to take as the image: div2k has "hr" and "lr"
 _NAME = re.compile(r"[A-Za-z_]\w*(/[\w.+-]+)?(:[\d.*]+)?(/[\w=,.]+)?")  # config, version, options
@@ -19,6 +20,9 @@ def open_source(
     split: str = "train",
     data_dir: str | os.PathLike[str] | None = None,
     image: str | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    every: int = 1,
 ) -> Source:
     """Opens a folder of pictures, a video file, or a set of tensorflow-datasets by its name.
 
@@ -32,6 +36,9 @@ def open_source(
       data_dir: Where sets lie; `None` is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
       image: Feature to take as the image; `None` takes `image`, else `hr`, else the only one. Other
         images of a set are left out, for they would need a crop of their own.
+      start: First item to keep, counted from 0; of a video those left out fill no memory.
+      stop: Item to stop before; `None` for the end.
+      every: Keep one item out of so many.
 
     Returns:
       A source of dicts with `"image"`, uint8 `(h, w, 3)`, RGB, and a set's further features, texts
@@ -41,25 +48,36 @@ def open_source(
       ImportError: If what is needed is not installed, or the set is not prepared and preparing it
         needs TensorFlow. The message has the command.
       ValueError: If there is neither such a file nor such a set, the set has no such split or
-        feature, or a file is damaged.
+        feature, none of the items asked for, or a file is damaged.
     """
+    check_selection(start, stop, every)
     path = Path(name).expanduser()
-    if path.is_dir():
-        if (path / split).is_dir():
-            return ImageFolder(path / split)
-        if split != "train":
-            raise ValueError(f"{path} has no folder {split}")
-        return ImageFolder(path)
     if path.is_file():
         if split != "train":
             raise ValueError(f"{path} is a file, which has no split {split}")
-        return VideoFrames(path)
-    return _open_set(str(name), split, data_dir, image)
+        return VideoFrames(path, start=start, stop=stop, every=every)
+    source = _open_folder(path, split) if path.is_dir() else _open_set(name, split, data_dir, image)
+    kept = range(len(source))[start:stop:every]
+    if not kept:
+        raise ValueError(f"{name} has no item from {start} on")
+    return source if len(kept) == len(source) else _Selected(source, kept)
+
+
+def _open_folder(path: Path, split: str) -> ImageFolder:
+    if (path / split).is_dir():
+        return ImageFolder(path / split)
+    if split != "train":
+        raise ValueError(f"{path} has no folder {split}")
+    return ImageFolder(path)
 
 
 def _open_set(
-    name: str, split: str, data_dir: str | os.PathLike[str] | None, image: str | None
+    name: str | os.PathLike[str],
+    split: str,
+    data_dir: str | os.PathLike[str] | None,
+    image: str | None,
 ) -> Source:
+    name = str(name)
     if not _NAME.fullmatch(name):
         raise ValueError(f"there is no file, folder or set {name}")
     try:
@@ -173,6 +191,19 @@ def _needs_tensorflow(name: str, data_dir: str | os.PathLike[str] | None) -> str
         'preparing it needs TensorFlow, and reading does not: pip install "cxjax[tf]", then, once, '
         f"tfds build {name} --file_format=array_record{where}"
     )
+
+
+class _Selected:
+    """Some items of another source."""
+
+    def __init__(self, source: Source, kept: range) -> None:
+        self._source, self._kept = source, kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int, /) -> Any:
+        return self._source[self._kept[index]]
 
 
 class _DataSet:

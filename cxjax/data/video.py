@@ -94,15 +94,29 @@ def iterate_video(
       ImportError: If it is a film and imageio-ffmpeg is missing.
       ValueError: If the file is no video or is damaged, or the selection makes no sense.
     """
+    check_selection(start, stop, every)
     path = Path(path)
-    if start < 0 or every < 1 or (stop is not None and stop <= start):
-        raise ValueError(f"no frames in start={start}, stop={stop}, every={every}")
     if not path.exists():
         raise FileNotFoundError(f"there is no video {path}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a video file")
     frames = _animation(path) if _is_animation(path) else _film(path)
     return itertools.islice(frames, start, stop, every)
+
+
+def check_selection(start: int, stop: int | None, every: int) -> None:
+    """Refuses a selection that takes no frame of any video.
+
+    Args:
+      start: As in `iterate_video`.
+      stop: Likewise.
+      every: Likewise.
+
+    Raises:
+      ValueError: If it takes none.
+    """
+    if start < 0 or every < 1 or (stop is not None and stop <= start):
+        raise ValueError(f"no frames in start={start}, stop={stop}, every={every}")
 
 
 def frame_rate(path: str | os.PathLike[str]) -> float:

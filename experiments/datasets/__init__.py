@@ -104,13 +104,18 @@ def open_source(
     split: str = "train",
     data_dir: str | os.PathLike[str] | None = None,
     image: str | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    every: int = 1,
 ) -> Source:
     """As `cxjax.data.tfds.open_source`, and knows the sets of this package too."""
     from cxjax.data import tfds
 
     if name.split("/")[0] in DATASETS:
         builder_class(name)
-    return tfds.open_source(name, split=split, data_dir=data_dir, image=image)
+    return tfds.open_source(
+        name, split=split, data_dir=data_dir, image=image, start=start, stop=stop, every=every
+    )
 
 
 def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Any:

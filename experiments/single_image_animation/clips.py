@@ -16,15 +16,21 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
       ValueError: If a crop does not fit, or the clip is too short; what reading raises.
     """
     if config.source == "drawn":
-        frames = draw_clip(12, config.size)
+        frames = draw_clip(12, config.size)[config.start : config.stop : config.every]
     else:
-        source = datasets.open_source(config.source, split=config.split)
+        source = datasets.open_source(
+            config.source,
+            split=config.split,
+            start=config.start,
+            stop=config.stop,
+            every=config.every,
+        )
         pictures = (source[i]["image"].astype(np.float32) / 255 for i in range(len(source)))
         crop = config.source_crop
         frames = np.stack([_fit(picture, crop, config.size, "source") for picture in pictures])
     if len(frames) < config.held_out + config.batch_size:
         raise ValueError(
-            f"{config.source} has {len(frames)} frames: too few to hold out {config.held_out} and "
+            f"{len(frames)} frames of {config.source}: too few to hold out {config.held_out} and "
             f"train on batches of {config.batch_size}"
         )
     if config.target == "drawn":

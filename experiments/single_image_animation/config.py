@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from cxjax.data.images import Box
+from cxjax.data.video import check_selection
 from cxjax.features.vgg import check_known_layers
 from experiments.cli import flag
 from experiments.generators import GeneratorConfig
@@ -19,11 +20,17 @@ class Config(GeneratorConfig):
     """Clip that drives: a video file, a folder of frames, a set by name, or `drawn`."""
     split: str = "train"
     """Part of a set by name to take, or of a folder the folder of that name in it."""
+    start: int = 0
+    """First frame of the clip to take, counted from 0."""
+    stop: int | None = None
+    """Frame of the clip to stop before, counted likewise; None is its end."""
+    every: int = 1
+    """Take one frame of the clip out of so many."""
     source_crop: Box | None = (34, 2, 144, 112)
     """Left, top, right, bottom of the part of the clip to use, in pixels; scaled to --size."""
     held_out: int = 24
-    """Number of frames at the clip's end, at least 3, that are not trained on, and on which all is
-    measured."""
+    """Number of frames, at least 3, the last of those taken, that are not trained on, and on which
+    all is measured."""
     target: str = "MonaLisa"
     """Picture to be moved: a file, the id of a painting of the set `paintings`, a portrait that an
     installed package carries (`astronaut`, `grace_hopper`), or `drawn`."""
@@ -62,6 +69,7 @@ class Config(GeneratorConfig):
             raise ValueError(f"--source-weight must be at least 0; got {self.source_weight}")
         if self.held_out < 3:
             raise ValueError(f"--held-out must be at least 3 frames; got {self.held_out}")
+        check_selection(self.start, self.stop, self.every)
         for name in ("head", "brow", "mouth"):
             box = getattr(self, name)
             if box and not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):

@@ -26,7 +26,8 @@ TARGET_LANDMARKS = (
     *((30.5, 49), (49.5, 48.5), (37.5, 63), (31.5, 69.5), (45, 70), (43, 82), (24, 60), (58.5, 60)),
     *((48, 13), (74, 30)),
 )
-_PICTURES = ("source", "split", "source_crop", "held_out", "target", "target_crop")
+_PICTURES = ("source", "split", "start", "stop", "every", "source_crop", "held_out")
+_PICTURES += ("target", "target_crop")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

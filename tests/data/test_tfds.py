@@ -72,6 +72,17 @@ def test_the_splits_of_a_folder_are_folders(folder):
         open_source(folder, split="test")
 
 
+def test_some_pictures_of_a_folder(folder):
+    some = open_source(folder, start=1)
+    assert isinstance(some, Source)
+    assert [some[i]["id"] for i in (0, 1, -1)] == ["a/c.jpg", "b.png", "b.png"]
+    assert [row["id"] for row in open_source(folder, stop=3, every=2)] == ["a/B.WEBP", "b.png"]
+    with pytest.raises(ValueError, match="pictures has no item from 3 on"):
+        open_source(folder, start=3)
+    with pytest.raises(ValueError, match="no frames in start=2, stop=1, every=1"):
+        open_source(folder, start=2, stop=1)
+
+
 def test_a_damaged_picture_is_named(folder):
     whole = (folder / "b.png").read_bytes()
     (folder / "b.png").write_bytes(whole[: len(whole) // 2])
@@ -104,10 +115,12 @@ def test_a_video(tmp_path):
     some = VideoFrames(tmp_path / "a.webp", start=2, every=3)
     assert [some[i]["frame"] for i in (0, 1, 2, -1)] == [2, 5, 8, 8]
     np.testing.assert_array_equal(some[-1]["image"], source[8]["image"])
+    some = open_source(tmp_path / "a.webp", start=2, stop=8, every=3)
+    assert [row["frame"] for row in some] == [2, 5]
     with pytest.raises(IndexError):
         some[3]
     np.testing.assert_array_equal(some[1]["image"], source[5]["image"])
-    with pytest.raises(ValueError, match=r"more than 2 frames.*VideoFrames\(path, start="):
+    with pytest.raises(ValueError, match=r"more than 2 frames.*start=, .*--start, "):
         VideoFrames(tmp_path / "a.webp", max_bytes=2 * 16 * 16 * 3)
     with pytest.raises(ValueError, match="has no frame from 9 on"):
         VideoFrames(tmp_path / "a.webp", start=9)

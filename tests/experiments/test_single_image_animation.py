@@ -213,6 +213,8 @@ def test_the_settings_survive_being_written(tmp_path):
     [
         ({"target_layers": ("conv9_1",)}, "vgg16 has no layer 'conv9_1'"),
         ({"bandwidth": 0.0}, "--bandwidth must be positive; got 0.0"),
+        ({"start": 5, "stop": 5}, "no frames in start=5, stop=5, every=1"),
+        ({"every": 0}, "no frames in start=0, stop=None, every=0"),
         ({"held_out": 1}, "--held-out must be at least 3"),
         ({"head": (0.5, 0, 0.2, 1)}, "--head is left, top, right, bottom"),
         ({"learning_rate": float("nan")}, "--learning-rate must be positive"),
@@ -226,12 +228,29 @@ def test_settings_that_cannot_work_are_refused(options, message):
 
 
 def test_clips_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="has 12 frames: too few to hold out 11 and train"):
+    with pytest.raises(ValueError, match="12 frames of drawn: too few to hold out 11 and train"):
         clips.read_pair(dataclasses.replace(SMOKE, held_out=11))
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     given = dataclasses.replace(SMOKE, target=str(tmp_path / "a.png"), target_crop=(10, 10, 50, 20))
     with pytest.raises(ValueError, match="--target-crop .* which is 40 x 30 pixels"):
         clips.read_pair(given)
+
+
+def test_some_frames_of_a_long_clip_are_taken(tmp_path):
+    frames = clips.draw_clip(20, 32)
+    video.write_video(tmp_path / "a.webp", frames, frames_per_second=10, quality=100)
+    (tmp_path / "folder").mkdir()
+    for number, frame in enumerate(frames):
+        images.write_image(tmp_path / f"folder/{number:02}.png", frame)
+    for source in ("a.webp", "folder"):
+        given = dataclasses.replace(SMOKE, source=str(tmp_path / source), start=3, stop=18, every=2)
+        training, held_out, _ = clips.read_pair(given)
+        off = np.abs([*training, *held_out] - frames[3:18:2]).mean((1, 2, 3))
+        assert off.max() < 0.03 < np.abs(frames[1:] - frames[:-1]).mean((1, 2, 3)).min()
+    drawn = dataclasses.replace(SMOKE, every=2)
+    np.testing.assert_array_equal(
+        np.concatenate(clips.read_pair(drawn)[:2]), clips.draw_clip(12, SMOKE.size)[::2]
+    )
 
 
 def test_a_users_own_clip_moves_a_painting_of_the_set(tmp_path, monkeypatch):
