@@ -101,6 +101,7 @@ def run_install(folder, repository=""):
     source = cell_of(nbformat.read(NOTEBOOKS[0], as_version=4), "install").source
     assert source.startswith('REPOSITORY = ""  #')
     source = source.replace('""', repr(str(repository)), 1)
+    source = "import sys; sys.path.insert(0, '')\n" + source  # as in a notebook
     return subprocess.run(
         [sys.executable, "-I", "-S", "-c", source], cwd=folder, capture_output=True, text=True
     )
@@ -109,7 +110,7 @@ def run_install(folder, repository=""):
 def test_without_a_repository_the_error_says_what_to_set(tmp_path):
     run = run_install(tmp_path)
     assert run.returncode
-    assert "No module named 'cxjax'): set REPOSITORY to this project's git URL" in run.stderr
+    assert "No module named 'experiments'): set REPOSITORY to the project's git URL" in run.stderr
     assert not any(tmp_path.iterdir())
 
 
@@ -123,9 +124,22 @@ def test_a_repository_is_cloned_once_and_its_installer_called(tmp_path):
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
         subprocess.run([*git, *command], check=True, env=environment)
     for _ in range(2):
-        run = run_install(folder, repository)
+        run = run_install(folder, repository.as_uri())
         assert (run.returncode, run.stdout) == (0, "installed\n"), run.stderr
     assert [path.name for path in folder.iterdir()] == ["cxjax-clone"]
+
+
+def test_a_folder_that_has_the_project_is_taken_as_it_is(tmp_path):
+    """One that is called as the package, too, which Python would take for the package itself."""
+    for name in ("experiments/install.py", "cxjax/__init__.py"):
+        (tmp_path / "cxjax" / name).parent.mkdir(parents=True)
+        (tmp_path / "cxjax" / name).touch()
+    (tmp_path / "cxjax/experiments/install.py").write_text(
+        "import cxjax\ninstall = lambda: print(cxjax.__file__)\n"
+    )
+    run = run_install(tmp_path, "cxjax")
+    assert run.stdout == f"{tmp_path / 'cxjax/cxjax/__init__.py'}\n", run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cxjax"]
 
 
 def test_a_clone_that_fails_says_why(tmp_path):
