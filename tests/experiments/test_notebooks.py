@@ -1,13 +1,20 @@
 """Every notebook runs as it is kept, in an empty folder, and on this checkout's code."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
+
+from cxjax.data import images
+from experiments import cli
+from experiments.single_image_animation import train as animation
+from experiments.single_image_animation.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(ROOT.glob("experiments/**/*.ipynb"))
@@ -85,6 +92,67 @@ def test_a_generator_of_ones_own_is_trained_in_fifteen_lines():
     source = cell_of(tour, "training").source
     assert "cxjax.contextual_loss" in source
     assert len([line for line in source.splitlines() if line.strip()]) == 15
+
+
+# --- Pictures of one's own ---
+
+
+def read(name):
+    return nbformat.read(ROOT / f"experiments/{name}/{name}.ipynb", as_version=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("style_transfer", "UPLOAD = True"),
+        ("style_transfer", "CONTENT = 'a.png'"),
+        ("style_transfer", "TARGET = 'a.png'"),
+        ("single_image_animation", "SOURCE = 'a.mp4'"),
+        ("single_image_animation", "TARGET = 'a.png'"),
+    ],
+)
+def test_own_files_are_not_taken_by_the_smoke_run(name, given):
+    source = cell_of(read(name), "pictures").source
+    exec(source, {"SMOKE": True})  # without any
+    source, count = re.subn(rf"^{given.split()[0]} = (None|False)", given, source, flags=re.M)
+    assert count == 1
+    with pytest.raises(ValueError, match="set SMOKE = False at the top for your own"):
+        exec(source, {"SMOKE": True})
+    if "UPLOAD" not in given:
+        exec(source, {"SMOKE": False})
+
+
+def test_own_clip_and_still_are_those_that_are_animated(monkeypatch):
+    run = cell_of(read("single_image_animation"), "cell-5").source
+    monkeypatch.setattr(animation, "run", lambda config: config)
+    monkeypatch.setattr(cli, "show_log", lambda: None)
+
+    def settings(**names):
+        exec(run, names)
+        return cli.to_json(names["results"]) | {"out": None}
+
+    own = settings(SMOKE=False, SOURCE="a.mp4", TARGET="a.png")
+    built_in = settings(SMOKE=False, SOURCE=None, TARGET=None)
+    kept = settings(SMOKE=True, SOURCE=None, TARGET=None)
+    portrait = {"target": "grace_hopper", "target_crop": None}
+    crops = dict.fromkeys(("source_crop", "target_crop", "head", "brow", "mouth"))
+    assert kept == cli.to_json(VARIANTS["smoke"])
+    assert built_in == cli.to_json(VARIANTS["default"]) | portrait
+    assert own == built_in | crops | {"source": "a.mp4", "target": "a.png"}
+
+
+@pytest.mark.parametrize("shape", [(450, 800, 3), (300, 320, 3)])
+def test_a_picture_of_ones_own_is_large_enough_for_the_tour(tmp_path, monkeypatch, shape):
+    tour = read("tour")
+    (instead,) = re.findall(r"`(images\.resize\(.+?)` in", cell_of(tour, "cell-13").source)
+    cat, _, _ = cell_of(tour, "cell-14").source.partition("class Generator")
+    cat, count = re.subn(r'photograph\("chelsea", [^)]+\)', instead, cat)
+    assert count == 1
+    monkeypatch.chdir(tmp_path)
+    images.write_image("mine.jpg", np.random.default_rng(0).random(shape, np.float32))
+    names = {"SMOKE": False, "images": images, "np": np}
+    exec(cat, names)
+    assert names["truth"].shape == names["target"].shape == (96, 96, 3)
 
 
 # --- The cell that installs: one and the same in all, and with nothing at hand ---
