@@ -19,6 +19,8 @@ from experiments.style_transfer.scores import Scores, score
 
 Recipe = Literal["content", "contextual", "guided", "strotss", "gram", "perceptual", "feed_forward"]
 
+_GALLERY_WIDTH = 1152  # pixels
+
 # Its own 250 steps a scale and 1,024 points take half an hour a pair on one core.
 STROTSS_CUT = {"steps": (150, 150, 150), "max_points": 512}
 
@@ -109,10 +111,13 @@ def run(config: CompareConfig) -> str:
     found = collect(config, wanted, make, scores)
     printed = show(config, found)
     print(printed)
-    for pair in config.pairs:
-        paths = [config.runs / f"{pair}-{config.size}/{recipe}.png" for recipe in _made(config)]
+    paths_of = {
+        pair: [config.runs / f"{pair}-{config.size}/{recipe}.png" for recipe in _made(config)]
+        for pair in config.pairs
+    }
+    for pair, paths in paths_of.items():
         write_strip(config, pair, paths)
-    if path := write_gallery(config):
+    if path := write_gallery(config, config.runs / "gallery.png", paths_of):
         print(f"{path}: content, target, {', '.join(_made(config))}; pair by pair")
     return printed
 
@@ -235,23 +240,32 @@ def write_strip(config: PairsConfig, pair: str, paths: Sequence[Path]) -> None:
         images.write_image(paths[0].parent / "strip.png", strip)
 
 
-def write_gallery(config: CompareConfig, *, side: int = 144) -> Path | None:
-    """The same of the pairs that this folder has all pictures of, in squares: a row each, or two in
-    a row where only one recipe is shown.
+def write_gallery(
+    config: PairsConfig, path: Path, paths_of: Mapping[str, Sequence[Path]]
+) -> Path | None:
+    """The same of all pairs in one picture, in squares: a row each, or two in a row where only one
+    result is shown.
+
+    Args:
+      config: The pairs' size.
+      path: File to write.
+      paths_of: Files of the results by pair; a pair that lacks one is left out.
+
+    Returns:
+      The file, if there was anything to show.
     """
-    rows = []
-    for pair in config.pairs:
-        folder = config.runs / f"{pair}-{config.size}"
-        paths = [folder / f"{recipe}.png" for recipe in _made(config)]
-        if all(path.is_file() for path in paths):
-            made = [images.read_image(path) for path in paths]
-            shown = [*given_of(pairs.PAIRS[pair], config.size), *made]
-            rows.append(np.concatenate([_in_square(picture, side) for picture in shown], axis=1))
-    if not rows:
+    shown = []
+    for pair, paths in paths_of.items():
+        if all(one.is_file() for one in paths):
+            made = [images.read_image(one) for one in paths]
+            shown.append([*given_of(pairs.PAIRS[pair], config.size), *made])
+    if not shown:
         return None
-    if len(_made(config)) == 1 and len(rows) % 2 == 0:
-        rows = [np.concatenate(two, axis=1) for two in zip(rows[::2], rows[1::2], strict=True)]
-    images.write_image(path := config.runs / "gallery.png", np.concatenate(rows))
+    if len(shown[0]) == 3 and len(shown) % 2 == 0:
+        shown = [one + other for one, other in zip(shown[::2], shown[1::2], strict=True)]
+    side = min(config.size, _GALLERY_WIDTH // len(shown[0]))
+    rows = [np.concatenate([_in_square(one, side) for one in row], axis=1) for row in shown]
+    images.write_image(path, np.concatenate(rows))
     return path
 
 

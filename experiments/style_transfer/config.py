@@ -84,7 +84,7 @@ class Config:
     coarse_content_weight: float = 1.0
     """Factor of --content-weight at each coarser scale than the last: 2 keeps things in place, 0.5
     lets them move."""
-    moment_weight: float = 1.0
+    moment_weight: float = 3.0
     """Weight of the difference of means and covariances of the style features (STROTSS)."""
     palette_weight: float = 0.0
     """Weight of the relaxed earth mover's distance of the colours (STROTSS)."""

@@ -1,4 +1,4 @@
-"""Studies of one choice at a time: bandwidth, layers, weight of the content, size, deformation."""
+"""Studies of one choice at a time: bandwidth, layers, weights, optimiser, size, deformation."""
 
 import dataclasses
 import statistics
@@ -18,12 +18,15 @@ from experiments.style_transfer.compare import (
     given_of,
     score_of,
     stylize,
+    write_gallery,
     write_strip,
 )
 from experiments.style_transfer.config import VARIANTS, Config
 from experiments.style_transfer.scores import Scores
 
-Study = Literal["bandwidth", "layers", "content_weight", "size", "deformation"]
+Study = Literal[
+    "bandwidth", "layers", "content_weight", "moment_weight", "size", "optimizer", "deformation"
+]
 
 # What each differs in from the default.
 STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
@@ -38,10 +41,19 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
         "and conv5_2": {"style_layers": ("conv2_2", "conv3_2", "conv4_2", "conv5_2")},
     },
     "content_weight": {f"w = {w}": {"content_weight": w} for w in (0.0, 0.3, 1.0, 3.0)},
-    "size": {
-        **{f"{size} px": {"size": size} for size in (96, 128, 192, 256)},
-        "256 px from 64 px": {"size": 256, "scales": (0.25, 0.5, 1.0), "steps": (100, 100, 80)},
+    "moment_weight": {f"m = {m}": {"moment_weight": m} for m in (0.0, 1.0, 3.0, 10.0)},
+    "optimizer": {
+        "NovoGrad, pyramid": {},
+        "Adam, pyramid": {"optimizer": "adam"},
+        "Adam, pixels, no total variation": {
+            "optimizer": "adam",
+            "pyramid_levels": 1,
+            "tv_weight": 0.0,
+            "chroma_tv_weight": 0.0,
+        },
+        "L-BFGS, pyramid": {"optimizer": "lbfgs"},
     },
+    "size": {f"{size} px": {"size": size} for size in (96, 128, 192)},
     "deformation": {
         "default": {},
         "no loss to the content": {"content_weight": 0.0},
@@ -112,11 +124,19 @@ def run(config: StudyConfig) -> str:
         found = score_of(pair, result, config.size)._asdict()
         return found | (_deformation(pair, result, config.size) if shapes else {})
 
-    printed = show(config, collect(config, wanted, make, scores))
+    found = collect(config, wanted, make, scores)
+    printed = show(config, found)
     print(printed)
-    for pair in _pairs(config):
-        names = [_name(config, setting, pair) for setting in STUDIES[config.name]]
-        write_strip(config, pair, [config.runs / f"{name}.png" for name in names])
+    if shapes and (curve := draw_curve(config, found, config.runs / "deformation/curve.png")):
+        print(f"{curve}: share against content lost")
+    paths_of = {
+        pair: [config.runs / f"{_name(config, one, pair)}.png" for one in STUDIES[config.name]]
+        for pair in _pairs(config)
+    }
+    for pair, paths in paths_of.items():
+        write_strip(config, pair, paths)
+    if path := write_gallery(config, config.runs / f"{config.name}/gallery.png", paths_of):
+        print(f"{path}: content, target, {', '.join(STUDIES[config.name])}; pair by pair")
     return printed
 
 
@@ -136,17 +156,43 @@ def _deformation(pair: pairs.Pair, result: images.Picture, size: int) -> dict[st
 
 
 def show(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of the means over the pairs, a row for each setting; semantics only of those with
-    masks."""
-    names = [*Scores._fields, *(Deformation._fields if config.name == "deformation" else ())]
+    """A table: a row for each setting, means over the pairs, semantics only of those with masks;
+    of deformation, where pairs differ much, a row for each pair."""
+    groups = [_pairs(config)]
+    if config.name == "deformation":
+        groups = [(pair,) for pair in _pairs(config)]
     known = {name for one in found.values() for name, value in one.items() if value is not None}
-    names = [name for name in names if name in known]
+    names = [name for name in (*Scores._fields, *Deformation._fields) if name in known]
     rows = []
-    for setting in STUDIES[config.name]:
-        runs = [found.get(_name(config, setting, pair)) for pair in _pairs(config)]
-        runs = [figures for figures in runs if figures]
-        values = [[one[name] for one in runs if one.get(name) is not None] for name in names]
-        cells = [f"{statistics.fmean(found):.3f}" if found else "" for found in values]
-        rows.append([f"{setting} ({len(runs)})", *cells])
+    for group in groups:
+        for setting in STUDIES[config.name]:
+            runs = [found[n] for pair in group if (n := _name(config, setting, pair)) in found]
+            values = [[one[name] for one in runs if one.get(name) is not None] for name in names]
+            cells = [f"{statistics.fmean(each):.3f}" if each else "" for each in values]
+            of = group[0] if len(group) == 1 else f"{len(runs)} pairs"
+            rows.append([f"{setting} ({of})", *cells])
     headings = [name.replace("_", " ") for name in names]
-    return tables.markdown([f"at {config.size} px (pairs)", *headings], rows)
+    return tables.markdown([f"at {config.size} px", *headings], rows)
+
+
+def draw_curve(
+    config: StudyConfig, found: Mapping[str, Mapping[str, Any]], path: Path
+) -> Path | None:
+    """Draws how far shapes moved against what it cost of the content, a part for each pair."""
+    from matplotlib.figure import Figure
+
+    known = [pair for pair in _pairs(config) if _name(config, "default", pair) in found]
+    if not known:
+        return None
+    figure = Figure(figsize=(4.5 * len(known), 3.4), layout="constrained")
+    for axes, pair in zip(figure.subplots(1, len(known), squeeze=False)[0], known, strict=True):
+        for setting in STUDIES[config.name]:
+            if one := found.get(_name(config, setting, pair)):
+                of_field = setting.startswith("deformation")
+                axes.plot(one["lpips"], one["share"], "s" if of_field else "o", label=setting)
+        axes.set(title=pair, xlabel="content lost (LPIPS)", ylabel="share of the way")
+        axes.axhline(0, color="grey", linewidth=0.5)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path

@@ -99,7 +99,7 @@ def test_a_comparison_is_kept_and_not_run_again(tmp_path, monkeypatch, blended):
     assert figures["figures"]["lpips"] > 0.001
     strip = images.read_image(tmp_path / "runs/astronaut-hopper-64/strip.png")
     assert strip.shape == (64, 3 * 64 + 2 * 4, 3)
-    assert images.read_image(tmp_path / "runs/gallery.png").shape == (144, 3 * 144, 3)
+    assert images.read_image(tmp_path / "runs/gallery.png").shape == (64, 3 * 64, 3)
     monkeypatch.setattr(compare, "stylize", lambda *args, **options: pytest.fail("run again"))
     assert compare.run(config(tmp_path)) == printed
     with pytest.raises(ValueError, match="results has none of the 1 runs"):
@@ -159,7 +159,10 @@ def test_a_study_varies_one_thing_and_measures_deformation_where_there_are_landm
     printed = study.run(settings)
     assert "| share |" in printed.splitlines()[0]
     assert len(printed.splitlines()) == 2 + len(study.STUDIES["deformation"])
-    assert "self-similarity (1)" in printed
+    assert "| self-similarity (astronaut-hopper) |" in printed
+    assert images.read_image(tmp_path / "runs/deformation/curve.png").mean() < 0.995
+    gallery = images.read_image(tmp_path / "runs/deformation/gallery.png")
+    assert gallery.shape == (64, 10 * 64, 3)
     name = "deformation/astronaut-hopper-64/deformation-30.json"
     kept = json.loads((tmp_path / "results" / name).read_text())
     assert kept["config"]["deformation"] == 30
@@ -177,12 +180,15 @@ def test_results_of_any_size_are_judged_in_one(tmp_path, blended):
     printed = study.run(study.StudyConfig(**options, **of))
     rows = [line.split(" | ") for line in printed.splitlines()]
     assert "share" not in rows[0]  # of deformation
-    assert [row[0] for row in rows[2:4]] == ["| 96 px (1)", "| 128 px (1)"]
+    assert [row[0] for row in rows[2:4]] == [
+        "| 96 px (astronaut-hopper)",
+        "| 128 px (astronaut-hopper)",
+    ]
     lpips = [float(row[1]) for row in rows[2:]]
     assert max(lpips) - min(lpips) < 0.03 < min(lpips)  # the same blend, brought to one size
     folder = tmp_path / "runs/size/astronaut-hopper-64"
-    assert images.read_image(folder / "256-px.png").shape == (256, 256, 3)
-    assert images.read_image(folder / "strip.png").shape == (64, 7 * 64 + 6 * 4, 3)
+    assert images.read_image(folder / "192-px.png").shape == (192, 192, 3)
+    assert images.read_image(folder / "strip.png").shape == (64, 5 * 64 + 4 * 4, 3)
 
 
 def test_a_study_has_the_pairs_that_it_can_judge():
@@ -198,13 +204,14 @@ def test_a_study_has_the_pairs_that_it_can_judge():
 def test_the_readme_has_the_figures_that_are_kept(tmp_path, monkeypatch, capsys):
     home = Path(compare.__file__).parent
     for module in (compare, study):
-        monkeypatch.setattr(module, "write_strip", lambda *args: None)  # no picture is needed
+        for name in ("write_strip", "write_gallery"):  # no picture is needed
+            monkeypatch.setattr(module, name, lambda *args: None)
     of = {"runs": tmp_path, "missing": False}
     study.run(study.StudyConfig(results=home / "results/study", **of))
-    recipes = ("content", "contextual", "gram", "perceptual", "feed_forward")
+    recipes = ("content", "contextual", "guided", "gram", "perceptual", "feed_forward")
     compare.run(compare.CompareConfig(results=home / "results/compare", recipes=recipes, **of))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 8 + 2 + 5
+    assert len(lines) == 2 + 16 + 2 + 6
     readme = (home / "README.md").read_text()
     for line in lines:
         assert line in readme
