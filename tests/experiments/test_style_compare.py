@@ -207,11 +207,14 @@ def test_the_readme_has_the_figures_that_are_kept(tmp_path, monkeypatch, capsys)
         for name in ("write_strip", "write_gallery"):  # no picture is needed
             monkeypatch.setattr(module, name, lambda *args: None)
     of = {"runs": tmp_path, "missing": False}
-    study.run(study.StudyConfig(results=home / "results/study", **of))
-    recipes = ("content", "contextual", "guided", "gram", "perceptual", "feed_forward")
+    for name in study.STUDIES:
+        size = 160 if name == "deformation" else 128
+        study.run(study.StudyConfig(name=name, size=size, results=home / "results/study", **of))
+    recipes = ("content", "contextual", "guided", "strotss", "gram", "perceptual", "feed_forward")
     compare.run(compare.CompareConfig(results=home / "results/compare", recipes=recipes, **of))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 16 + 2 + 6
+    rows = [len(settings) for name, settings in study.STUDIES.items() if name != "deformation"]
+    assert len(lines) == 2 + 16 + sum(rows) + 2 * len(rows) + 2 + 7
     readme = (home / "README.md").read_text()
     for line in lines:
         assert line in readme
