@@ -82,18 +82,32 @@ def deformation(
     height, width = content.shape[:2]
     starts = _in_shares(landmarks, (height, width))
     ends = _in_shares(target_landmarks, target_shape)
-    rows = np.clip(landmarks[:, 1] / 100 * height, 0, height - 1)
-    columns = np.clip(landmarks[:, 0] / 100 * width, 0, width - 1)
-    smooth = ndimage.gaussian_filter(flow(content, result), (2, 2, 0))
-    ways = np.stack(
-        [ndimage.map_coordinates(smooth[..., i], [rows, columns], order=1) for i in (1, 0)], -1
-    ) / max(height, width)
+    ways = ways_of(landmarks, flow(content, result)) / max(height, width)
     wanted = ends - starts
     return Deformation(
         share=_share(ways, wanted),
         shape_share=_share(_shape(starts, starts + ways), _shape(starts, ends)),
         moved=100 * _size(ways),
         wanted=100 * _size(wanted),
+    )
+
+
+def ways_of(landmarks: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """Where a flow, smoothed, takes landmarks.
+
+    Args:
+      landmarks: Across and down, per cent, `(k, 2)`.
+      field: Displacements, down and across, in pixels, `(h, w, 2)`.
+
+    Returns:
+      Their displacements, across and down, in pixels, `(k, 2)`.
+    """
+    height, width = field.shape[:2]
+    rows = np.clip(landmarks[:, 1] / 100 * height, 0, height - 1)
+    columns = np.clip(landmarks[:, 0] / 100 * width, 0, width - 1)
+    smooth = ndimage.gaussian_filter(field, (2, 2, 0))
+    return np.stack(
+        [ndimage.map_coordinates(smooth[..., i], [rows, columns], order=1) for i in (1, 0)], -1
     )
 
 

@@ -7,12 +7,11 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from scipy import ndimage
 
 from cxjax.data.video import read_video
 from experiments import tables
 from experiments.cli import differences, read_config
-from experiments.deformation import Deformation, deformation
+from experiments.deformation import Deformation, deformation, ways_of
 from experiments.single_image_animation import clips, measures
 from experiments.single_image_animation.config import VARIANTS, Config
 
@@ -53,10 +52,8 @@ def follow(landmarks: Sequence[tuple[float, float]], motion: np.ndarray) -> np.n
     size = np.array([width, height])
     places = [np.array(landmarks, float) / 100 * size]
     for field in motion:
-        smooth = [ndimage.gaussian_filter(one, 2) for one in (field[1], field[0])]
-        at = places[-1][:, ::-1].T
-        moved = [ndimage.map_coordinates(one, at, order=1, mode="nearest") for one in smooth]
-        places.append(np.clip(places[-1] + np.stack(moved, axis=-1), 0, size - 1))
+        moved = ways_of(100 * places[-1] / size, np.moveaxis(field, 0, -1))
+        places.append(np.clip(places[-1] + moved, 0, size - 1))
     return 100 * np.stack(places) / size
 
 
