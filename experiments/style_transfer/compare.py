@@ -14,15 +14,20 @@ import cxjax
 from cxjax.data import images
 from experiments import tables
 from experiments.style_transfer import pairs, train
-from experiments.style_transfer.config import OF_MAPS, VARIANTS, Config
+from experiments.style_transfer.config import VARIANTS, Config
 from experiments.style_transfer.scores import Scores, score
 
-Recipe = Literal["content", "contextual", "guided", "strotss", "gram", "perceptual", "feed_forward"]
+Recipe = Literal[
+    "content", "contextual", "guided", "strotss", "gatys", "perceptual", "feed_forward"
+]
 
 _GALLERY_WIDTH = 1152  # pixels
 
-# Its own 250 steps a scale and 1,024 points take half an hour a pair on one core.
-STROTSS_CUT = {"steps": (150, 150, 150), "max_points": 512}
+# In full, STROTSS takes half an hour a pair on one core, Gatys et al. a quarter.
+CUT = {
+    "strotss": {"steps": (150, 150, 150), "max_points": 512},
+    "gatys": {"steps": (100,)},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ class CompareConfig(PairsConfig):
         "content",
         "contextual",
         "strotss",
-        "gram",
+        "gatys",
         "perceptual",
         "feed_forward",
     )
@@ -77,13 +82,12 @@ def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimize
     if recipe == "content" or recipe == "feed_forward":
         return NotOptimized(recipe=recipe, size=size)
     base = VARIANTS[variant]
-    if recipe == "strotss":
-        if variant == "default":
-            base = dataclasses.replace(VARIANTS["strotss"], **STROTSS_CUT)
-        recipe_loss = "relaxed_earth_mover"
-    else:
-        recipe_loss = recipe if recipe in OF_MAPS else "contextual"
-    return dataclasses.replace(base, loss=recipe_loss, size=size)
+    if recipe in CUT:
+        cut = dataclasses.replace(VARIANTS[recipe], **CUT[recipe])
+        base = cut if variant == "default" else dataclasses.replace(base, loss=cut.loss)
+    elif recipe == "perceptual":
+        base = dataclasses.replace(base, loss=recipe)
+    return dataclasses.replace(base, size=size)
 
 
 def runs_of(config: CompareConfig) -> dict[str, Config | NotOptimized]:
@@ -116,7 +120,7 @@ def run(config: CompareConfig) -> str:
         for pair in config.pairs
     }
     for pair, paths in paths_of.items():
-        write_strip(config, pair, paths)
+        write_strip(config, pair, paths, config.runs / f"{pair}-{config.size}")
     if path := write_gallery(config, config.runs / "gallery.png", paths_of):
         print(f"{path}: content, target, {', '.join(_made(config))}; pair by pair")
     return printed
@@ -229,15 +233,16 @@ def _made(config: CompareConfig) -> list[Recipe]:
     return [recipe for recipe in config.recipes if recipe != "content"]
 
 
-def write_strip(config: PairsConfig, pair: str, paths: Sequence[Path]) -> None:
-    """Content, target, and what was made of them, side by side in the content's size; only what
-    this folder has."""
+def write_strip(config: PairsConfig, pair: str, paths: Sequence[Path], folder: Path) -> None:
+    """Writes content, target, and what was made of them and is here, side by side in the content's
+    size, to the folder."""
     content, target = given_of(pairs.PAIRS[pair], config.size)
     made = [images.read_image(path) for path in paths if path.is_file()]
     if made:
         made = [images.resize_to(picture, content.shape[:2]) for picture in made]
         strip = images.strip([content, target, *made])
-        images.write_image(paths[0].parent / "strip.png", strip)
+        folder.mkdir(parents=True, exist_ok=True)
+        images.write_image(folder / "strip.png", strip)
 
 
 def write_gallery(

@@ -12,7 +12,7 @@ from cxjax.losses.contextual import Direction
 from experiments.cli import flag
 
 Loss = Literal["contextual", "relaxed_earth_mover", "gram", "perceptual"]
-ContentLoss = Literal["contextual", "self_similarity", "perceptual"]
+ContentLoss = Literal["contextual", "self_similarity", "perceptual", "squared"]
 Layers = Literal["summed", "concatenated", "hypercolumns"]
 Initial = Literal["content", "details", "noise"]
 Optimizer = Literal["novograd", "adam", "rmsprop", "lbfgs"]
@@ -60,9 +60,10 @@ class Config:
     """To the target: the Contextual Loss, the relaxed earth mover's distance (STROTSS), Gram (Gatys
     et al.) or perceptual (aligned features)."""
     content_loss: ContentLoss | None = None
-    """To the content: contextual, self_similarity (STROTSS) or perceptual; without it that which
-    goes with --loss."""
-    style_layers: tuple[str, ...] = ("conv2_2", "conv3_2", "conv4_2")
+    """To the content: contextual, self_similarity (STROTSS), perceptual, or squared (the squared
+    difference of features, Gatys et al.); without it that which goes with --loss."""
+    # The paper's figures are of the first three; the fourth has like things find each other.
+    style_layers: tuple[str, ...] = ("conv2_2", "conv3_2", "conv4_2", "conv5_2")
     """Layers compared with the target's; shallow ones carry its colours."""
     content_layers: tuple[str, ...] = ("conv4_2",)
     """Layers compared with the content's."""
@@ -79,6 +80,10 @@ class Config:
     direction: Direction = "paper"
     """Of the loss to the target; symmetric also asks that every part of the result resemble some
     part of the target, at twice the cost."""
+    position_weight: float = 0.0
+    """How much places count in the Contextual Loss to the target, as in the Contextual Bilateral
+    Loss: what the distance of features, 0 to 1, grows by for a match one longest side away. Pulls
+    things to where the target has their like. Off in the paper."""
     content_weight: float = 1.0
     """Weight of the loss to the content, at least 0; that to the target has 1."""
     coarse_content_weight: float = 1.0
@@ -136,7 +141,7 @@ class Config:
             "learning_rate",
             "coarse_content_weight",
         )
-        weights = ("content", "moment", "palette", "tv", "chroma_tv", "range")
+        weights = ("position", "content", "moment", "palette", "tv", "chroma_tv", "range")
         for name in (*positive, "deformation", *(f"{weight}_weight" for weight in weights)):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0 or (value == 0 and name in positive):
@@ -156,6 +161,8 @@ class Config:
             raise ValueError(f"--layers {self.layers} is not for --loss {self.loss}")
         if self.direction != "paper" and self.loss != "contextual":
             raise ValueError(f"--direction {self.direction} is for --loss contextual alone")
+        if self.position_weight and self.loss != "contextual":
+            raise ValueError(f"--position-weight is for --loss contextual; got {self.loss}")
         if self.deformation and self.content_mask:
             raise ValueError("--deformation moves the picture under its mask; give one of the two")
         if self.deformation and self.optimizer == "lbfgs":
@@ -242,6 +249,22 @@ VARIANTS = {
         steps=(250, 250, 250),
         optimizer="rmsprop",
         learning_rate=0.002,
+    ),
+    "gatys": Config(
+        # Gatys, Ecker and Bethge 2016: these layers of VGG19, squares, L-BFGS. Each layer's terms
+        # are divided by the reference's own size, in place of a network of normalised weights; the
+        # content's weight is that which keeps about as much of it as the default does.
+        loss="gram",
+        style_layers=("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"),
+        content_loss="squared",
+        content_weight=0.1,
+        tv_weight=0.0,
+        chroma_tv_weight=0.0,
+        range_weight=0.0,
+        pyramid_levels=1,
+        scales=(1.0,),
+        steps=(300,),
+        optimizer="lbfgs",
     ),
     "smoke": Config(size=48, scales=(0.67, 1.0), steps=(2, 3), save_every=2),
 }

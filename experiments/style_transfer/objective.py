@@ -13,7 +13,7 @@ from cxjax.distances import pairwise
 from cxjax.features.vgg import VGG
 from experiments.losses import relative, self_similarity_loss
 from experiments.style_transfer.config import OF_MAPS, Config
-from experiments.style_transfer.warp import look_up, pull, strain
+from experiments.style_transfer.warp import centered_positions, look_up, pull, strain
 
 Features = dict[str, jax.Array]
 
@@ -34,6 +34,7 @@ class Points(NamedTuple):
     """A set of features, and the region of each."""
 
     points: jax.Array
+    positions: jax.Array  # as shares of the longest side, about the middle
     regions: jax.Array | None
 
 
@@ -89,7 +90,8 @@ def _sets(key: jax.Array, config: Config, found: Reference) -> list[Points]:
             shape = jnp.asarray(regions.shape)
             rows, across = jnp.moveaxis((places * shape[None, :]).astype(int), -1, 0)
             regions = regions[rows, across]
-        return [Points(columns, regions)]
+        sides = jnp.asarray(found.image.shape[:2])
+        return [Points(columns, (places - 0.5) * (sides / sides.max())[None], regions)]
     if config.layers == "concatenated":
         maps = [concatenate(found.features, config)]
     else:
@@ -104,7 +106,8 @@ def _at_most(count: int, key: jax.Array, found: jax.Array, regions: jax.Array | 
     """A map as points, of which no more than `count` are drawn; 0 takes all."""
     if regions is not None:
         regions = jax.image.resize(regions, found.shape[:2], "nearest").reshape(-1)
-    flat = Points(found.reshape(-1, found.shape[-1]), regions)
+    positions = centered_positions(found.shape[:2]).reshape(-1, 2)
+    flat = Points(found.reshape(-1, found.shape[-1]), positions, regions)
     if not 0 < count < len(flat.points):
         return flat
     drawn, _ = points.sample(key, flat, flat, count=count)
@@ -116,12 +119,30 @@ def _by_region(
 ) -> jax.Array:
     """A loss of two sets; with regions each is compared with its like, weighted by its points."""
     if x.regions is None or y.regions is None:
-        return loss(x.points, y.points)
+        return loss(x, y)
     terms = []
     for region in range(number_of_regions):
         of_x, of_y = x.regions == region, y.regions == region
-        terms.append(of_x.mean() * loss(x.points, y.points, x_mask=of_x, y_mask=of_y))
+        terms.append(of_x.mean() * loss(x, y, x_mask=of_x, y_mask=of_y))
     return jnp.stack(terms).sum()
+
+
+def _contextual(config: Config, x: Points, y: Points, **masks: jax.Array) -> jax.Array:
+    """The Contextual Loss, where asked for of distances that grow with that of the places."""
+    options = {"bandwidth": config.style_bandwidth, "direction": config.direction, **masks}
+    if not config.position_weight:
+        return cxjax.contextual_loss(x.points, y.points, **options)
+    weights = masks.get("y_mask", jnp.ones(len(y.points)))[:, None]
+    mean = (weights * y.points).sum(axis=0, keepdims=True) / jnp.maximum(weights.sum(), 1)
+    c = y.points.shape[1]
+
+    def distance(a, b):
+        of_features = pairwise(a[:, :c], b[:, :c], jnp.zeros(c), distance="cosine")
+        squares = pairwise(a[:, c:], b[:, c:], jnp.zeros(2), distance="l2")
+        return of_features + config.position_weight * jnp.sqrt(squares + 1e-12)
+
+    sets = [jnp.concatenate([one.points - mean, one.positions], axis=-1) for one in (x, y)]
+    return cxjax.contextual_loss(*sets, distance=distance, **options)
 
 
 def _style(
@@ -133,12 +154,11 @@ def _style(
         pairs = [(made.features[name], target.features[name]) for name in config.style_layers]
         return jnp.stack([relative(loss, x, y) for x, y in pairs]).mean(), None
     if config.loss == "contextual":
-        loss = functools.partial(
-            cxjax.contextual_loss, bandwidth=config.style_bandwidth, direction=config.direction
-        )
+        loss = functools.partial(_contextual, config)
     else:
         # Of 1 - cos, as in STROTSS; the library halves it.
-        loss = lambda x, y, **regions: 2 * cxjax.relaxed_earth_mover_loss(x, y, **regions)
+        relaxed = cxjax.relaxed_earth_mover_loss
+        loss = lambda x, y, **masks: 2 * relaxed(x.points, y.points, **masks)
     key_x, key_y = jax.random.split(key)
     pairs = list(zip(_sets(key_x, config, made), _sets(key_y, config, target), strict=True))
     style = jnp.stack([_by_region(loss, x, y, number_of_regions) for x, y in pairs]).sum()
@@ -149,8 +169,8 @@ def _style(
 
 
 def _moments(
-    x: jax.Array,
-    y: jax.Array,
+    x: Points,
+    y: Points,
     x_mask: jax.Array | None = None,
     y_mask: jax.Array | None = None,
 ) -> jax.Array:
@@ -164,7 +184,7 @@ def _moments(
         # A difference of near equal numbers: the default precision of a GPU or TPU would be seen.
         return mean, jnp.matmul((a - mean).T, scaled, precision=jax.lax.Precision.HIGHEST)
 
-    both = zip(moments(x, x_mask), moments(y, y_mask), strict=True)
+    both = zip(moments(x.points, x_mask), moments(y.points, y_mask), strict=True)
     difference = jnp.stack([jnp.abs(a - b).mean() for a, b in both]).sum()
     if x_mask is None or y_mask is None:
         return difference
@@ -185,7 +205,8 @@ def _palette(
         origin = jnp.zeros(a.shape[1])
         return jnp.sqrt(jnp.maximum(squares, 1e-8)) + 2 * pairwise(a, b, origin, distance="cosine")
 
-    loss = functools.partial(cxjax.relaxed_earth_mover_loss, distance=distance)
+    relaxed = functools.partial(cxjax.relaxed_earth_mover_loss, distance=distance)
+    loss = lambda x, y, **masks: relaxed(x.points, y.points, **masks)
     return _by_region(loss, sets[0], sets[1], number_of_regions)
 
 
@@ -204,9 +225,10 @@ def _content(key: jax.Array, config: Config, made: Reference, content: Reference
             ]
             terms.append(contextual(*sets))
         return jnp.stack(terms).sum()
-    if kind == "perceptual":
+    if kind in ("perceptual", "squared"):
+        loss = cxjax.perceptual_loss if kind == "perceptual" else cxjax.l2_loss
         pairs = [(made.features[name], content.features[name]) for name in config.content_layers]
-        return jnp.stack([relative(cxjax.perceptual_loss, x, y) for x, y in pairs]).mean()
+        return jnp.stack([relative(loss, x, y) for x, y in pairs]).mean()
     places = jax.random.uniform(key, (_SELF_SIMILARITY_POINTS, 2))
     if config.layers == "hypercolumns":
         columns = [

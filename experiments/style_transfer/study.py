@@ -37,8 +37,8 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
         "conv3_2": {"style_layers": ("conv3_2",)},
         "conv4_2": {"style_layers": ("conv4_2",)},
         "conv3_2 + conv4_2": {"style_layers": ("conv3_2", "conv4_2")},
-        "conv2_2 + conv3_2 + conv4_2": {},
-        "and conv5_2": {"style_layers": ("conv2_2", "conv3_2", "conv4_2", "conv5_2")},
+        "conv2_2 + conv3_2 + conv4_2": {"style_layers": ("conv2_2", "conv3_2", "conv4_2")},
+        "and conv5_2": {},
     },
     "content_weight": {f"w = {w}": {"content_weight": w} for w in (0.0, 0.3, 1.0, 3.0)},
     "moment_weight": {f"m = {m}": {"moment_weight": m} for m in (0.0, 1.0, 3.0, 10.0)},
@@ -64,6 +64,8 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
             "steps": (100, 100, 80),
             "coarse_content_weight": 0.3,
         },
+        "places, weight 0.3": {"position_weight": 0.3},
+        "places, weight 1": {"position_weight": 1.0},
         "deformation 3": {"deformation": 3.0},
         "deformation 10": {"deformation": 10.0},
         "deformation 30": {"deformation": 30.0},
@@ -94,12 +96,19 @@ class StudyConfig(PairsConfig):
 
 def runs_of(config: StudyConfig) -> dict[str, Config]:
     """The runs by name of file, setting by setting."""
-    base = dataclasses.replace(VARIANTS[config.variant], size=config.size)
     return {
-        _name(config, setting, pair): dataclasses.replace(base, **changes)
-        for setting, changes in STUDIES[config.name].items()
+        _name(config, setting, pair): _settings(config, setting)
+        for setting in STUDIES[config.name]
         for pair in _pairs(config)
     }
+
+
+def _default(config: StudyConfig) -> Config:
+    return dataclasses.replace(VARIANTS[config.variant], size=config.size)
+
+
+def _settings(config: StudyConfig, setting: str) -> Config:
+    return dataclasses.replace(_default(config), **STUDIES[config.name][setting])
 
 
 def _pairs(config: StudyConfig) -> tuple[str, ...]:
@@ -107,6 +116,9 @@ def _pairs(config: StudyConfig) -> tuple[str, ...]:
 
 
 def _name(config: StudyConfig, setting: str, pair: str) -> str:
+    """Of its file; the default is one run, which all studies share."""
+    if _settings(config, setting) == _default(config):
+        return f"default/{pair}-{config.size}/default"
     plain = "".join(one if one.isalnum() or one in "._" else "-" for one in setting)
     return f"{config.name}/{pair}-{config.size}/{plain}"
 
@@ -114,7 +126,6 @@ def _name(config: StudyConfig, setting: str, pair: str) -> str:
 def run(config: StudyConfig) -> str:
     """Runs what is missing, writes a picture of each pair, prints the table and returns it."""
     wanted = runs_of(config)
-    shapes = config.name == "deformation"
 
     def make(name: str, pair: pairs.Pair) -> images.Picture:
         return stylize(pair, wanted[name])
@@ -122,20 +133,21 @@ def run(config: StudyConfig) -> str:
     def scores(pair: pairs.Pair, result: images.Picture) -> dict[str, Any]:
         result = images.resize_to(result, given_of(pair, config.size)[0].shape[:2])
         found = score_of(pair, result, config.size)._asdict()
-        return found | (_deformation(pair, result, config.size) if shapes else {})
+        return found | _deformation(pair, result, config.size)
 
     found = collect(config, wanted, make, scores)
     printed = show(config, found)
     print(printed)
-    if shapes and (curve := draw_curve(config, found, config.runs / "deformation/curve.png")):
+    folder = config.runs / config.name
+    if config.name == "deformation" and (curve := draw_curve(config, found, folder / "curve.png")):
         print(f"{curve}: share against content lost")
     paths_of = {
         pair: [config.runs / f"{_name(config, one, pair)}.png" for one in STUDIES[config.name]]
         for pair in _pairs(config)
     }
     for pair, paths in paths_of.items():
-        write_strip(config, pair, paths)
-    if path := write_gallery(config, config.runs / f"{config.name}/gallery.png", paths_of):
+        write_strip(config, pair, paths, folder / f"{pair}-{config.size}")
+    if path := write_gallery(config, folder / "gallery.png", paths_of):
         print(f"{path}: content, target, {', '.join(STUDIES[config.name])}; pair by pair")
     return printed
 
@@ -162,7 +174,8 @@ def show(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
     if config.name == "deformation":
         groups = [(pair,) for pair in _pairs(config)]
     known = {name for one in found.values() for name, value in one.items() if value is not None}
-    names = [name for name in (*Scores._fields, *Deformation._fields) if name in known]
+    fields = (*Scores._fields, *(Deformation._fields if config.name == "deformation" else ()))
+    names = [name for name in fields if name in known]
     rows = []
     for group in groups:
         for setting in STUDIES[config.name]:

@@ -196,7 +196,8 @@ def _check_regions(
         if of_content - of_target:
             raise ValueError(
                 f"a region of --target-mask is too small for {layer} at one of the --scales "
-                f"{config.scales} of --size {config.size}: paint it larger, or give a larger --size"
+                f"{config.scales} of --size {config.size}: paint it larger, give a larger --size, "
+                "or leave the layer out of --style-layers"
             )
 
 

@@ -118,18 +118,18 @@ def pull(
     moved = over_cells(control, shape, (height, width))
     # Content from further right is content that goes left.
     shift = jax.lax.stop_gradient(moved) - moved
-    places = _places(height, width) + shift
+    places = centered_positions((height, width)) + shift
     return cxjax.contextual_bilateral_loss(
         jax.lax.stop_gradient(features).reshape(-1, features.shape[-1]),
         target.reshape(-1, target.shape[-1]),
         x_positions=places.reshape(-1, 2),
-        y_positions=_places(rows, columns).reshape(-1, 2),
+        y_positions=centered_positions((rows, columns)).reshape(-1, 2),
         spatial_weight=spatial_weight,
     )
 
 
-def _places(height: int, width: int) -> jax.Array:
-    sides = (height, width)
+def centered_positions(sides: tuple[int, ...]) -> jax.Array:
+    """Where the cells of a map are: `(h, w, 2)`, as shares of the longest side about the middle."""
     down, across = ((jnp.arange(side) + 0.5 - side / 2) / max(sides) for side in sides)
     return jnp.stack(jnp.meshgrid(down, across, indexing="ij"), -1)
 

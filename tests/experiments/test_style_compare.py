@@ -103,7 +103,7 @@ def test_a_comparison_is_kept_and_not_run_again(tmp_path, monkeypatch, blended):
     monkeypatch.setattr(compare, "stylize", lambda *args, **options: pytest.fail("run again"))
     assert compare.run(config(tmp_path)) == printed
     with pytest.raises(ValueError, match="results has none of the 1 runs"):
-        compare.run(config(tmp_path, recipes=("gram",), missing=False))
+        compare.run(config(tmp_path, recipes=("gatys",), missing=False))
 
 
 def test_guided_runs_are_given_the_masks(tmp_path, blended, pictures, monkeypatch):
@@ -126,12 +126,16 @@ def test_recipes_have_the_settings_that_they_are_named_after():
     runs = compare.runs_of(
         compare.CompareConfig(
             pairs=("bear-bison", "gateway-cafe"),
-            recipes=("content", "contextual", "guided", "strotss", "gram", "feed_forward"),
+            recipes=("content", "contextual", "guided", "strotss", "gatys", "feed_forward"),
         )
     )
     assert "gateway-cafe-256/guided" not in runs  # there are no masks
     assert runs["bear-bison-256/guided"].loss == "contextual"
-    assert runs["bear-bison-256/gram"].loss == "gram"
+    assert runs["bear-bison-256/contextual"] == VARIANTS["default"]
+    gatys = runs["bear-bison-256/gatys"]
+    assert (gatys.loss, gatys.content_loss, gatys.optimizer) == ("gram", "squared", "lbfgs")
+    assert gatys.style_layers == tuple(f"conv{block}_1" for block in range(1, 6))
+    assert gatys.steps == (100,) != VARIANTS["gatys"].steps
     strotss = runs["bear-bison-256/strotss"]
     assert (strotss.loss, strotss.layers) == ("relaxed_earth_mover", "hypercolumns")
     assert (strotss.steps, strotss.max_points) == ((150, 150, 150), 512)
@@ -152,7 +156,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_study_varies_one_thing_and_measures_deformation_where_there_are_landmarks(
-    tmp_path, blended
+    tmp_path, blended, monkeypatch
 ):
     options = {"results": tmp_path / "results", "runs": tmp_path / "runs", "variant": "smoke"}
     settings = study.StudyConfig(**options, size=64, pairs=("astronaut-hopper",))
@@ -162,13 +166,17 @@ def test_a_study_varies_one_thing_and_measures_deformation_where_there_are_landm
     assert "| self-similarity (astronaut-hopper) |" in printed
     assert images.read_image(tmp_path / "runs/deformation/curve.png").mean() < 0.995
     gallery = images.read_image(tmp_path / "runs/deformation/gallery.png")
-    assert gallery.shape == (64, 10 * 64, 3)
+    assert gallery.shape == (64, 12 * 64, 3)
     name = "deformation/astronaut-hopper-64/deformation-30.json"
     kept = json.loads((tmp_path / "results" / name).read_text())
     assert kept["config"]["deformation"] == 30
     assert kept["figures"]["wanted"] == pytest.approx(17.7, abs=0.1)
     width = images.read_image(tmp_path / "runs/deformation/astronaut-hopper-64/strip.png").shape[1]
-    assert width == 10 * 64 + 9 * 4
+    assert width == 12 * 64 + 11 * 4
+    monkeypatch.setattr(study, "stylize", lambda *args: pytest.fail("the default is run again"))
+    options |= {"size": 64, "pairs": settings.pairs, "missing": False}
+    of_layers = study.run(study.StudyConfig(**options, name="layers"))
+    assert "| and conv5_2 (astronaut-hopper) | 0." in of_layers
     for kind, cases in study.STUDIES.items():
         runs = study.runs_of(dataclasses.replace(settings, name=kind))
         assert len(runs) == len(cases) == len(set(runs))
@@ -211,7 +219,7 @@ def test_the_readme_has_the_figures_that_are_kept(tmp_path, monkeypatch, capsys)
         size = 160 if name == "deformation" else 128
         study.run(study.StudyConfig(name=name, size=size, results=home / "results/study", **of))
     of["results"] = home / "results/compare"
-    recipes = ("content", "contextual", "guided", "strotss", "gram", "perceptual", "feed_forward")
+    recipes = ("content", "contextual", "guided", "strotss", "gatys", "perceptual", "feed_forward")
     compare.run(compare.CompareConfig(recipes=recipes, **of))
     two = {"pairs": ("astronaut-hopper", "cathedral-church"), "size": 512}
     compare.run(

@@ -69,6 +69,8 @@ def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
     [
         {"loss": "gram"},
         {"loss": "perceptual"},
+        {"loss": "gram", "content_loss": "squared"},
+        {"position_weight": 0.5},
         {"loss": "relaxed_earth_mover", "max_points": 40, "moment_weight": 1.0},
         {"layers": "concatenated", "grid": "conv3_1", "direction": "symmetric"},
         {"pyramid_levels": 1, "optimizer": "adam"},
@@ -246,6 +248,40 @@ def test_a_region_is_compared_with_its_like_alone(key, loss):
     assert abs(found - apart((left, lower), (right, upper))) > 0.01
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_places_count_in_the_contextual_loss_as_in_numpy(key, masked):
+    config = settings(style_layers=("conv2_1",), position_weight=0.7, style_bandwidth=0.3)
+    x = jax.random.normal(key, (4, 3, 6))
+    y = jax.random.normal(jax.random.fold_in(key, 1), (2, 5, 6))
+
+    def cosines(a, b):
+        a, b = (c / np.linalg.norm(c, axis=-1, keepdims=True) for c in (a, b))
+        return (1 - a @ b.T) / 2
+
+    def places(height, width):
+        at = [((r + 0.5 - height / 2), (c + 0.5 - width / 2)) for r, c in np.ndindex(height, width)]
+        return np.array(at) / max(height, width)
+
+    def similarity(weight, keep):
+        a, b = np.asarray(x, np.float64).reshape(-1, 6), np.asarray(y, np.float64).reshape(-1, 6)
+        a, b, of_b = a, b[keep], places(2, 5)[keep]
+        distances = cosines(a - b.mean(axis=0), b - b.mean(axis=0))
+        ways = places(4, 3)[:, None] - of_b[None]
+        distances += weight * np.sqrt(np.square(ways).sum(axis=-1))
+        share = distances / (distances.min(axis=1, keepdims=True) + 1e-5)
+        affinity = np.exp((1 - share) / 0.3)
+        return (affinity / affinity.sum(axis=1, keepdims=True)).max(axis=0).mean()
+
+    keep = np.arange(10) < 6 if masked else np.ones(10, bool)
+    regions = (
+        (jnp.zeros((4, 3), int), jnp.asarray(~keep, int).reshape(2, 5)) if masked else (None,) * 2
+    )
+    made, target = (reference({"conv2_1": a}, r) for a, r in zip((x, y), regions, strict=True))
+    found, _ = objective._style(key, config, made, target, 1)
+    np.testing.assert_allclose(found, -np.log(similarity(0.7, keep)), rtol=1e-4)
+    assert abs(similarity(0.7, keep) - similarity(0, keep)) > 0.01
+
+
 def test_interpolation_is_linear_between_the_centres_of_cells(key):
     found = jax.random.normal(key, (5, 7, 2))
     places = jax.random.uniform(jax.random.fold_in(key, 1), (40, 2))
@@ -278,9 +314,10 @@ def test_moments_and_palette_are_those_of_numpy(key):
     wanted = np.abs(np.mean(x, 0) - np.mean(y, 0)).mean()
     covariances = [np.cov(np.asarray(a).T, bias=True) for a in (x, y)]
     wanted += np.abs(covariances[0] - covariances[1]).mean()
-    np.testing.assert_allclose(objective._moments(x, y), wanted, rtol=1e-4)
-    more = [jnp.concatenate([a, a[:3] + 5]) for a in (x, y)]
-    parts = [jnp.arange(len(a)) < len(a) - 3 for a in more]
+    one, two = (objective.Points(a, a, None) for a in (x, y))
+    np.testing.assert_allclose(objective._moments(one, two), wanted, rtol=1e-4)
+    more = [objective.Points(jnp.concatenate([a, a[:3] + 5]), a, None) for a in (x, y)]
+    parts = [jnp.arange(len(a.points)) < len(a.points) - 3 for a in more]
     np.testing.assert_allclose(objective._moments(*more, *parts), wanted, rtol=1e-4)
     assert objective._moments(*more, parts[0], parts[1] & False) == 0
 
@@ -455,6 +492,10 @@ def fails(capsys, *arguments):
         (["--content-mask", "{folder}/text.png"], "--content-mask and --target-mask go together"),
         (["--loss", "gram", "--layers", "hypercolumns"], "--layers hypercolumns is not for --loss"),
         (["--loss", "gram", "--direction", "reverse"], "--direction reverse is for --loss context"),
+        (
+            ["--loss", "gram", "--position-weight", "1"],
+            "--position-weight is for --loss contextual",
+        ),
         (["--deformation", "1", "--optimizer", "lbfgs"], "no value that --optimizer lbfgs could"),
         (["--deformation-cells", "1"], "--deformation-cells must be at least 2; got 1"),
         (["--max-points", "-1"], "--max-points must be at least 0"),
@@ -497,6 +538,14 @@ def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, message):
 )
 def test_unknown_options_are_answered_with_the_known_ones(capsys, arguments, message):
     assert message in fails(capsys, *arguments)
+
+
+def test_gatys_variant_has_the_papers_layers_and_optimizer():
+    gatys = VARIANTS["gatys"]
+    assert gatys.style_layers == ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+    assert (gatys.content_layers, gatys.content_loss) == (("conv4_2",), "squared")
+    assert (gatys.loss, gatys.optimizer, gatys.pyramid_levels) == ("gram", "lbfgs", 1)
+    assert gatys.tv_weight == gatys.chroma_tv_weight == 0
 
 
 def test_paper_variant_states_the_authors_numbers():
