@@ -59,8 +59,8 @@ def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
     config.output.parent.mkdir(parents=True, exist_ok=True)
     if config.output.suffix.lower() in MOVING and not config.input.is_dir():
         rate = config.frames_per_second or video.frame_rate(config.input) or 25.0
-        made = np.stack([generator(frame) for frame in video.read_video(config.input)])
-        video.write_video(config.output, made, frames_per_second=rate)
+        frames = (frame.astype(np.float32) / 255 for frame in video.iterate_video(config.input))
+        video.write_video(config.output, map(generator, frames), frames_per_second=rate)
     elif written is None:
         images.write_image(config.output, generator(images.read_image(config.input)))
     else:

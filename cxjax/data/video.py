@@ -3,12 +3,13 @@
 A video is a float32 NumPy array `(t, h, w, 3)`, RGB with values in [0, 1].
 """
 
+import contextlib
 import itertools
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ try:
 except ImportError as error:
     raise ImportError('cxjax.data.video needs Pillow: pip install "cxjax[images]"') from error
 
-from cxjax.data.images import on_white
+from cxjax.data.images import Picture, on_white
 
 Video = Float[np.ndarray, "_ _ _ 3"]  # time, height, width, RGB
 Frame = UInt8[np.ndarray, "_ _ 3"]  # height, width, RGB
@@ -151,7 +152,7 @@ def frame_rate(path: str | os.PathLike[str]) -> float:
 
 def write_video(
     path: str | os.PathLike[str],
-    frames: Video,
+    frames: Video | Iterable[Picture],
     *,
     frames_per_second: float | int,
     quality: int = 80,
@@ -161,7 +162,9 @@ def write_video(
     Args:
       path: File to write: `.mp4` (H.264; an odd height or width gets its last row or column
         twice, which H.264 needs), `.webp` or `.gif`.
-      frames: Frames, `(t, h, w, 3)`, RGB; values outside [0, 1] are clipped.
+      frames: Frames, `(t, h, w, 3)`, RGB; values outside [0, 1] are clipped. Or an iterator of
+        frames `(h, w, 3)`, which of an `.mp4` are taken and written one by one, so that a long film
+        need not fit into memory; of the others they are held, a byte a value.
       frames_per_second: Rate to show them at. A GIF keeps hundredths of a second, at least
         one, a WebP thousandths; equal frames that follow one another may be stored as one that
         lasts longer.
@@ -169,31 +172,34 @@ def write_video(
 
     Raises:
       ImportError: If it is an `.mp4` and imageio-ffmpeg is missing.
-      ValueError: If the name ends in none of these, there are no frames, or the rate or the
-        quality is out of range.
+      ValueError: If the name ends in none of these, there are no frames or frames of differing
+        sizes, or the rate or the quality is out of range.
       OSError: If it cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in _WRITES:
         raise ValueError(f"cannot write {path.name}: a video ends in {', '.join(_WRITES)}")
-    frames = np.asarray(frames, np.float32)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"a video is (t, h, w, 3), none of them 0, not {frames.shape}")
     if not 0 < frames_per_second <= 1000:
         raise ValueError(f"frames_per_second must be in (0, 1000], not {frames_per_second}")
     if not 0 <= quality <= 100:
         raise ValueError(f"quality must be in [0, 100], not {quality}")
-    pixels = (np.clip(frames, 0, 1) * 255).round().astype(np.uint8)
+    if (shape := getattr(frames, "shape", None)) is not None and (len(shape) != 4 or 0 in shape):
+        raise ValueError(f"a video is (t, h, w, 3), none of them 0, not {shape}")
+    pixels = _as_bytes(frames)
+    first = next(pixels, None)
+    if first is None:
+        raise ValueError("a video needs at least one frame")
+    pixels = itertools.chain([first], pixels)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         unfinished = Path(folder) / f"video{suffix}"
         if suffix == ".mp4":
-            _write_film(unfinished, pixels, frames_per_second, quality)
+            _write_film(unfinished, pixels, first.shape, frames_per_second, quality)
         else:
             shortest = 10 if suffix == ".gif" else 1  # milliseconds; 0 would say nothing
-            first, *rest = (Image.fromarray(frame) for frame in pixels)
+            start, *rest = (Image.fromarray(frame) for frame in pixels)
             options: dict[str, Any] = {"quality": quality, "method": 6} if suffix == ".webp" else {}
-            first.save(
+            start.save(
                 unfinished,
                 save_all=True,
                 append_images=rest,
@@ -282,13 +288,42 @@ def _read_ppm(stream: IO[bytes]) -> Frame | None:
     return np.frombuffer(content, np.uint8).reshape(height, width, 3)
 
 
-def _write_film(path: Path, pixels: np.ndarray, rate: float | int, quality: int) -> None:
-    _, height, width, _ = pixels.shape
-    pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
+def _as_bytes(frames: Iterable[Any]) -> Iterator[Frame]:
+    size = None
+    for frame in frames:
+        frame = np.asarray(frame, np.float32)
+        if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
+            raise ValueError(f"a frame is (h, w, 3), none of them 0, not {frame.shape}")
+        if size not in (None, frame.shape):
+            raise ValueError(f"frames of a video must be of one size; got {size} and {frame.shape}")
+        size = frame.shape
+        yield (np.clip(frame, 0, 1) * 255).round().astype(np.uint8)
+
+
+def _write_film(
+    path: Path, pixels: Iterable[Frame], shape: Sequence[int], rate: float | int, quality: int
+) -> None:
+    height, width = (side + side % 2 for side in shape[:2])
     command = [_ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-    command += ["-s", f"{pixels.shape[2]}x{pixels.shape[1]}", "-r", f"{rate}", "-i", "-"]
+    command += ["-s", f"{width}x{height}", "-r", f"{rate}", "-i", "-"]
     command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", f"{round(51 - 0.4 * quality)}"]
     command += ["-movflags", "+faststart", str(path)]
-    run = subprocess.run(command, input=pixels.tobytes(), capture_output=True)
-    if run.returncode:
-        raise OSError(f"FFmpeg cannot write: {run.stderr.decode(errors='replace').strip()[-300:]}")
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=complaints)
+        assert process.stdin is not None
+        more = ((0, height - shape[0]), (0, width - shape[1]), (0, 0))
+        try:
+            with contextlib.suppress(BrokenPipeError):  # FFmpeg has ended, and says why
+                for frame in pixels:
+                    process.stdin.write(np.pad(frame, more, "edge").tobytes())
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+        if process.returncode:
+            complaints.seek(0)
+            reason = complaints.read().decode(errors="replace").strip()
+            raise OSError(f"FFmpeg cannot write: {reason[-300:]}")

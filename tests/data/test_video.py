@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -44,6 +45,43 @@ def test_what_is_written_is_read(tmp_path, frames, suffix):
         np.testing.assert_allclose(read[index, 25, 5], expected[index, 25, 5], atol=0.04)
     if even:
         np.testing.assert_allclose(read[:, 31], read[:, 30], atol=0.05)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webp", "gif"])
+def test_frames_that_come_one_by_one_are_written_as_a_whole_video_is(tmp_path, frames, suffix):
+    whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"a.{suffix}"
+    video.write_video(whole, frames, frames_per_second=10)
+    video.write_video(path, iter(frames), frames_per_second=10)
+    np.testing.assert_array_equal(video.read_video(path), video.read_video(whole))
+
+    def fail():
+        yield from frames[:3]
+        raise RuntimeError("the camera is gone")
+
+    with pytest.raises(RuntimeError, match="camera is gone"):
+        video.write_video(path, fail(), frames_per_second=10)
+    with pytest.raises(ValueError, match=r"of one size; got \(31, 47, 3\) and \(31, 46, 3\)"):
+        video.write_video(path, [frames[0], frames[0][:, 1:]], frames_per_second=10)
+    with pytest.raises(ValueError, match="at least one frame"):
+        video.write_video(path, [], frames_per_second=10)
+    assert len(video.read_video(path)) == 12  # the old one
+    assert sorted(tmp_path.iterdir()) == sorted([whole, path])
+
+
+def test_frames_of_a_film_are_not_held(tmp_path):
+    held, most = set(), 0
+
+    def make():
+        nonlocal most
+        for number in range(8):
+            frame = np.full((64, 64, 3), number / 8, np.float32)
+            held.add(number)
+            weakref.finalize(frame, held.discard, number)
+            most = max(most, len(held))
+            yield frame
+
+    video.write_video(tmp_path / "a.mp4", make(), frames_per_second=10)
+    assert most <= 3
 
 
 @pytest.mark.parametrize("suffix", ["avi", "mkv", "mov"])
