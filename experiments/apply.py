@@ -24,12 +24,18 @@ STILL = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 class ApplyConfig:
     """Applies a run's trained generator to a picture, a folder of pictures, or a video."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run, with its checkpoints."""
-    input: Annotated[Path, tyro.conf.Positional]
+    input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
     """Picture, folder of pictures, or video."""
-    output: Annotated[Path, tyro.conf.Positional]
-    """Where to write: a picture; a video, .mp4, .webp or .gif; or, for a folder, a folder."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+    """Where to write: a picture; a video, .mp4, .webp or .gif, without sound; or, for a folder, a
+    folder."""
+    crop: images.Box | None = None
+    """Left, top, right, bottom of the part of each picture to use, in pixels; without it all."""
+    size: int | None = None
+    """Shorter side of what the generator sees and makes, in pixels; without it the run's --size, at
+    which it was trained; 0 leaves pictures as large as they are."""
     step: int | None = None
     """Checkpoint to use, by the steps it had been trained for; without it the newest."""
     frames_per_second: float | None = None
@@ -55,25 +61,43 @@ def load_generator(
 def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
     """Applies a trained generator to a picture, a folder of pictures, or a video."""
     written = _outputs(config)
+    size = read_config(config_class, config.run).size if config.size is None else config.size
     generator = load_generator(config.run, config_class, step=config.step)
+
+    def make(picture: images.Picture) -> images.Picture:
+        return generator(_fit(picture, config.crop, size))
+
     config.output.parent.mkdir(parents=True, exist_ok=True)
     if config.output.suffix.lower() in MOVING and not config.input.is_dir():
         rate = config.frames_per_second or video.frame_rate(config.input) or 25.0
         frames = (frame.astype(np.float32) / 255 for frame in video.iterate_video(config.input))
-        video.write_video(config.output, map(generator, frames), frames_per_second=rate)
+        video.write_video(config.output, map(make, frames), frames_per_second=rate)
     elif written is None:
-        images.write_image(config.output, generator(images.read_image(config.input)))
+        images.write_image(config.output, make(images.read_image(config.input)))
     else:
         pictures = ImageFolder(config.input)
         for number, path in enumerate(written):
             path.parent.mkdir(parents=True, exist_ok=True)
             picture = pictures[number]["image"].astype(np.float32) / 255
-            images.write_image(path, generator(picture))
+            images.write_image(path, make(picture))
+
+
+def _fit(picture: images.Picture, crop: images.Box | None, size: int) -> images.Picture:
+    """The part that is used, its shorter side as long as asked for."""
+    if crop:
+        picture = images.cut(picture, crop, name="--crop", inside="a picture of the input")
+    height, width = picture.shape[:2]
+    if size and size != min(height, width):
+        longest = round(size * max(height, width) / min(height, width))
+        picture = images.resize(picture, longest_side=longest)
+    return picture
 
 
 def _outputs(config: ApplyConfig) -> list[Path] | None:
     """The files to write for a folder of pictures; refuses, before any work, what cannot be."""
     output = config.output
+    if config.size is not None and config.size < 0:
+        raise ValueError(f"--size must be at least 0; got {config.size}")
     if output.exists():
         raise ValueError(f"{output} exists; name another output")
     if not config.input.exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import cxjax
 from cxjax.data import images
@@ -19,11 +20,37 @@ from experiments.datasets import __main__ as datasets_main
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))]
 README = READMES[0].read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = r"```python\n(.*?)```"
+EXAMPLES = re.findall(PYTHON, README, re.DOTALL)
+
+
+def example(word):
+    """The one block of the README that has a word."""
+    (found,) = [code for code in EXAMPLES if word in code]
+    return found
+
+
+def test_the_loss_is_called_as_on_the_first_page(key):
+    names = {"cxjax": cxjax, "x": jax.random.normal(key, (5, 3)), "y": jax.numpy.ones((4, 3))}
+    exec(EXAMPLES[0], names)
+    assert "bandwidth=0.5, epsilon=1e-5" in EXAMPLES[0]
+    same = cxjax.contextual_loss(names["x"], names["y"], bandwidth=0.5, epsilon=1e-5)
+    assert names["loss"] == same
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_mask_is_painted_as_large_as_the_picture_is_read(tmp_path, monkeypatch, orientation):
+    monkeypatch.chdir(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # 6: a phone's portrait, turned when it is shown
+    Image.new("RGB", (60, 40)).save("content.jpg", exif=exif)
+    (code,) = re.findall(PYTHON, (ROOT / "experiments/style_transfer/README.md").read_text(), re.S)
+    exec(code, {})
+    assert images.read_image("a.png").shape == images.read_image("content.jpg").shape
 
 
 def test_the_training_example_trains_on_pairs_of_different_sizes(key):
-    code, *_ = EXAMPLES
+    code = example("def train_step")
     assert len([line for line in code.splitlines() if line.strip()]) < 25
     names = {}
     exec(code, names)
@@ -41,7 +68,7 @@ def test_the_training_example_trains_on_pairs_of_different_sizes(key):
 
 def test_the_example_over_devices_equals_one_device(key):
     names = {}
-    exec(EXAMPLES[1], names)
+    exec(example("jax.make_mesh"), names)
     assert names["rows"].size == 8
     x = jax.random.normal(key, (24, 5))
     y = jax.random.normal(jax.random.fold_in(key, 1), (13, 5))
@@ -61,7 +88,11 @@ def test_the_generator_of_ones_own_is_trained_and_gone_on_with(tmp_path, monkeyp
     for number, picture in enumerate(pictures[1:]):
         images.write_image(Path(f"pictures/{number}.png"), picture)
     images.write_image(Path("target.jpg"), pictures[0])
-    code = EXAMPLES[3].replace("128, 8, 1000", "32, 8, 2").replace("resnet.small()", "SMALL")
+    code = (
+        example("Checkpoints(")
+        .replace("128, 8, 1000", "32, 8, 2")
+        .replace("resnet.small()", "SMALL")
+    )
     small = {"SMALL": resnet.small(width=4, blocks=1)}
     exec(code, small)
     assert int(small["state"].step) == 2
@@ -76,7 +107,7 @@ def test_the_ports_have_the_values_of_what_they_are_ported_from():
     random = np.random.default_rng(0)
     x, y = random.normal(size=(2, 3, 5, 4, 6))  # (b, c, h, w) each
     names = {}
-    exec(EXAMPLES[2], names)
+    exec(example("def s_aiueo32"), names)
     with jax.enable_x64(True):
         torch = float(names["s_aiueo32"](jax.numpy.asarray(x), jax.numpy.asarray(y), 0.3))
         last = [jax.numpy.asarray(np.moveaxis(a, 1, -1)) for a in (x, y)]
@@ -134,8 +165,8 @@ def _commands(text):
     prose = re.sub(fence, "", text, flags=re.DOTALL | re.MULTILINE)
     lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
     for line in lines:
-        # A quote ends the command that another one is given.
-        if found := re.search(r"python -m (experiments(?:\.\w+)?)(?![\w.])([^\"]*)", line):
+        # A quote ends the command that another one is given, a redirection its arguments.
+        if found := re.search(r"python -m (experiments(?:\.\w+)?)(?![\w.])([^\">]*)", line):
             words = shlex.split(found[2], comments=True)
             words = [re.sub(r"^\[(.+)\]$", r"\1", word) for word in words]  # what may be left out
             yield found[1], tuple(word for word in words if word != "...")

@@ -125,7 +125,7 @@ def train(
       The state after the last step.
 
     Raises:
-      ValueError: If a number of steps is out of range.
+      ValueError: If a number of steps is out of range, or processes were given the same examples.
       FloatingPointError: If a metric is not finite: names step, metric and group of layers. The
         newest checkpoint is from before it.
       Stopped: After SIGINT or SIGTERM, when the state is saved. A second SIGINT interrupts at once.
@@ -137,6 +137,11 @@ def train(
     first = int(state.step)
     if first > steps:
         raise ValueError(f"the run has taken {first} steps already; --steps {steps} is fewer")
+    if first:
+        found = (
+            f"{checkpoints.folder if checkpoints else 'the state'} is at step {first} of {steps}"
+        )
+        logger.info("%s: %s", found, "nothing is left to do" if first == steps else "going on")
     key = devices.replicate(key, mesh)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_Stop())
@@ -147,6 +152,8 @@ def train(
             record.profile(number - first, profile)
             began = time.perf_counter()
             batch = _next(batches, number)
+            if number == first + 1:
+                _check_shares(batch)
             size = len(jax.tree.leaves(batch)[0]) * jax.process_count()
             batch = devices.split(batch, mesh)
             waited = time.perf_counter() - began
@@ -177,6 +184,17 @@ def _next(batches: Batches, number: int) -> Any:
         return next(batches)
     except StopIteration:
         raise ValueError(f"the batches ended before step {number}; repeat them") from None
+
+
+def _check_shares(batch: Any) -> None:
+    """Refuses processes that were given the same examples, where the batch tells which they are."""
+    if jax.process_count() > 1 and isinstance(batch, Mapping) and "index" in batch:
+        indices = multihost_utils.process_allgather(batch["index"])
+        if len(np.unique(indices)) < np.size(indices):
+            raise ValueError(
+                "the processes were given the same examples: make batches with "
+                "process_index=jax.process_index() and process_count=jax.process_count()"
+            )
 
 
 def _check_counts(**counts: int) -> None:

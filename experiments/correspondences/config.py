@@ -15,9 +15,9 @@ MOST_POINTS = 128 * 128  # whose matrix of distances holds 1 GB
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    x: Annotated[Path | None, tyro.conf.Positional] = None
+    x: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[X]")] = None
     """Picture of the sources, on the left; without it scikit-image's astronaut."""
-    y: Annotated[Path | None, tyro.conf.Positional] = None
+    y: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[Y]")] = None
     """Picture of the targets, on the right; without it matplotlib's Grace Hopper."""
     x_crop: tuple[int, int, int, int] | None = None
     """Left, top, right, bottom of the part of x to use, in pixels."""

@@ -23,7 +23,8 @@ class Config(GeneratorConfig):
     domains: str = "man-woman"
     """Source and target: `man-woman` and `noto-fluent` are emoji with hidden true pairs; `celeb_a`
     (male to female) and `cycle_gan/NAME` are sets of tensorflow-datasets without; `drawn` is made
-    on the spot."""
+    on the spot. Or a folder of your own that holds `trainA` and `trainB`, and if you like `testA`
+    and `testB`; without them the last tenth of each is held out."""
     held_out: HeldOut = "validation"
     """What is scored: settings are chosen on `validation`; `test` is for the table."""
 
@@ -48,10 +49,12 @@ class Config(GeneratorConfig):
         check_option("--held-out", self.held_out, HeldOut)
         if self.size < SMALLEST:
             raise ValueError(f"--size must be at least {SMALLEST}; got {self.size}")
-        if self.domains not in (*PAIRED, "celeb_a") and not self.domains.startswith("cycle_gan/"):
+        if self.domains not in (*PAIRED, "celeb_a") and not (
+            self.domains.startswith("cycle_gan/") or Path(self.domains).is_dir()
+        ):
             raise ValueError(
-                f"unknown --domains {self.domains!r}; known: {', '.join(PAIRED)}, celeb_a and "
-                "cycle_gan/NAME"
+                f"unknown --domains {self.domains!r}; known: {', '.join(PAIRED)}, celeb_a, "
+                "cycle_gan/NAME, and a folder that holds trainA and trainB"
             )
         check_known_layers((*self.target_layers, *self.source_layers), self.network)
         for name in ("target_layers", "source_layers"):
@@ -67,7 +70,9 @@ class Config(GeneratorConfig):
     @property
     def default_out(self) -> Path:
         """Where results go if --out does not say."""
-        return Path("out/domain_transfer") / f"{self.domains.replace('/', '-')}-{self.loss}"
+        folder = Path(self.domains)
+        name = folder.resolve().name if folder.is_dir() else self.domains.replace("/", "-")
+        return Path("out/domain_transfer") / f"{name}-{self.loss}"
 
 
 DEFAULT = Config(

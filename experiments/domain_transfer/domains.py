@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,14 +131,21 @@ def _celebrities(config: Config) -> Domains:
 
 
 def _cycle_gan(config: Config) -> Domains:
+    """A set, or a user's folder, of the parts `trainA`, `trainB`, `testA` and `testB`."""
+    folder = Path(config.domains)
+    tests = ("testA", "testB")
+    if folder.is_dir():
+        tests = tuple(split for split in tests if (folder / split).is_dir())
+        if len(tests) == 1:
+            raise ValueError(f"{folder} has {tests[0]} alone: testA and testB go together")
     parts = {
         split: datasets.open_source(config.domains, split=split)
-        for split in ("trainA", "trainB", "testA", "testB")
+        for split in ("trainA", "trainB", *tests)
     }
     train = [(parts[s], range(len(parts[s]))) for s in ("trainA", "trainB")]
-    if config.held_out == "validation":
+    if config.held_out == "validation" or not tests:
         return _unpaired(config, *train, held_out=max(2, min(map(len, parts.values())) // 10))
-    test = [_lazy(config, parts[s], range(len(parts[s]))) for s in ("testA", "testB")]
+    test = [_lazy(config, parts[s], range(len(parts[s]))) for s in tests]
     source, target = (_lazy(config, *one) for one in train)
     return Domains(
         source=source,

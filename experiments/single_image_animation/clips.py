@@ -1,9 +1,13 @@
 """The clip that drives and the picture to be moved: read, cropped, scaled."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 
 from cxjax.data import images
 from cxjax.data.images import Box, Picture
+from cxjax.data.video import iterate_video
 from experiments import datasets
 from experiments.correspondences.pictures import PORTRAITS, portrait
 from experiments.single_image_animation.config import Config
@@ -15,19 +19,14 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
     Raises:
       ValueError: If a crop does not fit, or the clip is too short; what reading raises.
     """
+    source_crop, target_crop = config.crops
     if config.source == "drawn":
-        frames = draw_clip(12, config.size)[config.start : config.stop : config.every]
+        frames = [*draw_clip(12, config.size)[config.start : config.stop : config.every]]
     else:
-        source = datasets.open_source(
-            config.source,
-            split=config.split,
-            start=config.start,
-            stop=config.stop,
-            every=config.every,
-        )
-        pictures = (source[i]["image"].astype(np.float32) / 255 for i in range(len(source)))
-        crop = config.source_crop
-        frames = np.stack([_fit(picture, crop, config.size, "source") for picture in pictures])
+        frames = [
+            _fit(frame.astype(np.float32) / 255, source_crop, config.size, "source")
+            for frame in _frames(config)
+        ]
     if len(frames) < config.held_out + config.batch_size:
         raise ValueError(
             f"{len(frames)} frames of {config.source}: too few to hold out {config.held_out} and "
@@ -36,11 +35,21 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
     if config.target == "drawn":
         target = 1 - draw_clip(1, config.size)[0]
     elif config.target in PORTRAITS:
-        picture = portrait(None, config.target_crop, config.target)
+        picture = portrait(None, target_crop, config.target)
         target = _fit(picture, None, config.size, "target")
     else:
-        target = _fit(_read_target(config.target), config.target_crop, config.size, "target")
-    return frames[: -config.held_out], frames[-config.held_out :], target
+        target = _fit(_read_target(config.target), target_crop, config.size, "target")
+    clip = np.stack(frames)
+    return clip[: -config.held_out], clip[-config.held_out :], target
+
+
+def _frames(config: Config) -> Iterator[np.ndarray]:
+    """Those of the clip that are taken, one by one, so that a film need not fit into memory."""
+    taken = {"start": config.start, "stop": config.stop, "every": config.every}
+    if Path(config.source).is_file():
+        return iterate_video(config.source, **taken)
+    source = datasets.open_source(config.source, split=config.split, **taken)
+    return (source[i]["image"] for i in range(len(source)))
 
 
 def _read_target(name: str) -> Picture:

@@ -13,6 +13,14 @@ from experiments.generators import GeneratorConfig
 
 Loss = Literal["contextual", "gram"]
 
+# Of the first command: cut so that both heads are framed alike, and where the clip's moves.
+CROPS: dict[str, Box] = {"carphone": (34, 2, 144, 112), "MonaLisa": (70, 10, 270, 210)}
+BOXES = {
+    "head": (0.02, 0.13, 0.62, 0.88),
+    "brow": (0.1, 0.3, 0.55, 0.5),
+    "mouth": (0.22, 0.6, 0.48, 0.86),
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(GeneratorConfig):
@@ -26,22 +34,24 @@ class Config(GeneratorConfig):
     """Frame of the clip to stop before, counted likewise; None is its end."""
     every: int = 1
     """Take one frame of the clip out of so many."""
-    source_crop: Box | None = (34, 2, 144, 112)
-    """Left, top, right, bottom of the part of the clip to use, in pixels; scaled to --size."""
+    source_crop: Box | None = None
+    """Left, top, right, bottom of the part of the clip to use, in pixels; scaled to --size. Without
+    it the middle square; of the built-in clip the man."""
     held_out: int = 24
     """Number of frames, at least 3, the last of those taken, that are not trained on, and on which
     all is measured."""
     target: str = "MonaLisa"
     """Picture to be moved: a file, the id of a painting of the set `paintings`, a portrait that an
     installed package carries (`astronaut`, `grace_hopper`), or `drawn`."""
-    target_crop: Box | None = (70, 10, 270, 210)
-    """The same of the target, in pixels; of a portrait None is head and shoulders. Alike framing
-    of the two helps."""
-    head: tuple[float, float, float, float] | None = (0.02, 0.13, 0.62, 0.88)
-    """Box of the head in the first held-out frame: left, top, right, bottom as shares of it."""
-    brow: tuple[float, float, float, float] | None = (0.1, 0.3, 0.55, 0.5)
+    target_crop: Box | None = None
+    """The same of the target, in pixels; without it the middle square, of the built-in painting and
+    portraits head and shoulders. Alike framing of the two helps."""
+    head: tuple[float, float, float, float] | None = None
+    """Box of the head in the first held-out frame, for its motion to be measured: left, top, right,
+    bottom as shares of the frame. The built-in clip's are known."""
+    brow: tuple[float, float, float, float] | None = None
     """Box of brow and eyes, likewise."""
-    mouth: tuple[float, float, float, float] | None = (0.22, 0.6, 0.48, 0.86)
+    mouth: tuple[float, float, float, float] | None = None
     """Box of the mouth, likewise."""
 
     loss: Loss = "contextual"
@@ -78,6 +88,21 @@ class Config(GeneratorConfig):
                 )
 
     @property
+    def crops(self) -> tuple[Box | None, Box | None]:
+        """The parts of the clip and of the target to use; without one the middle square."""
+        return (
+            self.source_crop or CROPS.get(self.source),
+            self.target_crop or CROPS.get(self.target),
+        )
+
+    @property
+    def boxes(self) -> dict[str, tuple[float, float, float, float]]:
+        """Where motion is measured beside the whole frame."""
+        known = BOXES if self.source in CROPS and self.crops[0] == CROPS[self.source] else {}
+        given = {name: getattr(self, name) for name in BOXES}
+        return known | {name: box for name, box in given.items() if box}
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """All layers that the loss looks at."""
         return tuple(dict.fromkeys((*self.target_layers, *self.source_layers)))
@@ -104,12 +129,7 @@ VARIANTS = {
     ),
     "smoke": Config(
         source="drawn",
-        source_crop=None,
         target="drawn",
-        target_crop=None,
-        head=None,
-        brow=None,
-        mouth=None,
         size=32,
         held_out=4,
         steps=4,

@@ -28,7 +28,8 @@ class FrameByFrameConfig:
     """Folder for the results, new or empty; without it a new one beside the run's."""
     scales: tuple[float, ...] = StyleConfig.scales
     """Sizes optimised one after the other, as shares of the run's --size. Network and pooling are
-    the run's too; the rest is the default of experiments.style_transfer, without the moments."""
+    the run's too; the rest is the default of experiments.style_transfer, with the paper's layers
+    and without the moments."""
     steps: tuple[int, ...] = StyleConfig.steps
     """Steps of gradient descent at each scale, for each frame."""
 
@@ -44,7 +45,9 @@ def run(config: FrameByFrameConfig) -> dict[str, Any]:
         pooling=of_run.pooling,
         scales=config.scales,
         steps=config.steps,
-        moment_weight=0.0,  # as the README's figures were made
+        # As the README's figures were made, and the paper has it.
+        style_layers=("conv2_2", "conv3_2", "conv4_2"),
+        moment_weight=0.0,
     )
     _, held_out, target = clips.read_pair(of_run)
     model, params = cxjax.load_vgg(

@@ -55,8 +55,7 @@ def judge(
     """The figures of a result, and the source's own for comparison."""
     motion = measures.flow(held_out)
     look = measures.make_look(features, target)
-    boxes = {name: getattr(config, name) for name in ("head", "brow", "mouth")}
-    boxes = {name: box for name, box in boxes.items() if box}
+    boxes = config.boxes
     carried = measures.motion_carried(motion, measures.flow(result), boxes)
     return {
         "boxes": {name: list(box) for name, box in boxes.items()},

@@ -25,8 +25,8 @@ TARGET_LANDMARKS = (
     *((30.5, 49), (49.5, 48.5), (37.5, 63), (31.5, 69.5), (45, 70), (43, 82), (24, 60), (58.5, 60)),
     *((48, 13), (74, 30)),
 )
-_PICTURES = ("source", "split", "start", "stop", "every", "source_crop", "held_out")
-_PICTURES += ("target", "target_crop")
+_PICTURES = ("source", "split", "start", "stop", "every", "held_out", "target")
+_CROPS = ("source_crop", "target_crop")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,11 +91,12 @@ def run(config: ShapesConfig) -> str:
     if not config.runs:
         raise ValueError("name the folder of at least one run")
     configs = {folder: read_config(Config, folder) for folder in config.runs}
+    first = VARIANTS["default"]
+    known = {name: getattr(first, name) for name in _PICTURES}
+    known |= dict(zip(_CROPS, first.crops, strict=True))
     for folder, of_run in configs.items():
-        wanted = dataclasses.replace(
-            of_run, **{name: getattr(VARIANTS["default"], name) for name in _PICTURES}
-        )
-        if differing := differences(of_run, wanted):
+        cut = dataclasses.replace(of_run, **dict(zip(_CROPS, of_run.crops, strict=True)))
+        if differing := differences(cut, dataclasses.replace(cut, **known)):
             raise ValueError(f"{folder} has {differing}; landmarks are known for the latter alone")
         if not (folder / "result.webp").is_file():
             raise ValueError(f"{folder} has no result.webp: the run has not ended")

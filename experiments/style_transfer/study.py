@@ -25,7 +25,14 @@ from experiments.style_transfer.config import VARIANTS, Config
 from experiments.style_transfer.scores import Scores
 
 Study = Literal[
-    "bandwidth", "layers", "content_weight", "moment_weight", "size", "optimizer", "deformation"
+    "bandwidth",
+    "layers",
+    "content_weight",
+    "moment_weight",
+    "size",
+    "optimizer",
+    "seed",
+    "deformation",
 ]
 
 # What each differs in from the default.
@@ -54,12 +61,17 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
         "L-BFGS, pyramid": {"optimizer": "lbfgs"},
     },
     "size": {f"{size} px": {"size": size} for size in (96, 128, 192)},
+    "seed": {f"seed {seed}": {"seed": seed} for seed in range(3)},
     "deformation": {
         "default": {},
+        "the paper's losses": {
+            "style_layers": ("conv2_2", "conv3_2", "conv4_2"),
+            "moment_weight": 0.0,
+        },
         "no loss to the content": {"content_weight": 0.0},
         "content at conv5_2": {"content_layers": ("conv5_2",)},
         "self-similarity": {"content_loss": "self_similarity"},
-        "coarse scales first": {
+        "coarse scales first, less content there": {
             "scales": (0.25, 0.5, 1.0),
             "steps": (100, 100, 80),
             "coarse_content_weight": 0.3,
@@ -142,13 +154,12 @@ def run(config: StudyConfig) -> str:
     if config.name == "deformation" and (curve := draw_curve(config, found, folder / "curve.png")):
         print(f"{curve}: share against content lost")
     paths_of = {
-        pair: [config.runs / f"{_name(config, one, pair)}.png" for one in STUDIES[config.name]]
+        pair: {one: config.runs / f"{_name(config, one, pair)}.png" for one in STUDIES[config.name]}
         for pair in _pairs(config)
     }
     for pair, paths in paths_of.items():
-        write_strip(config, pair, paths, folder / f"{pair}-{config.size}")
-    if path := write_gallery(config, folder / "gallery.png", paths_of):
-        print(f"{path}: content, target, {', '.join(STUDIES[config.name])}; pair by pair")
+        write_strip(config, pair, [*paths.values()], folder / f"{pair}-{config.size}")
+    write_gallery(config, folder / "gallery.png", paths_of)
     return printed
 
 

@@ -4,6 +4,7 @@ import collections
 import functools
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,8 @@ def run(config: Config) -> dict[str, Any]:
                 log.write(json.dumps(metrics) + "\n")
                 if metrics["step"] % config.save_every == 0:
                     images.write_image(out / f"step{metrics['step']:05d}.png", image)
+                    if not sys.stderr.isatty():  # where there is no progress bar
+                        print(f"step {metrics['step']} of {sum(config.steps)}")
         except KeyboardInterrupt:
             interrupted = True
             step = metrics["step"]
@@ -188,7 +191,8 @@ def _check_sizes(config: Config, model: VGG, params: Any, stage: Stage) -> list[
 def _check_regions(
     config: Config, regions: tuple[masks.Regions, masks.Regions], features: Sequence[Any]
 ) -> None:
-    for layer in config.style_layers:
+    compared = {"hypercolumns": (), "concatenated": (config.grid,), "summed": config.style_layers}
+    for layer in compared[config.layers]:  # hypercolumns take the regions' own pixels
         of_content, of_target = (
             set(np.unique(masks.resize(one, found[layer].shape[:2])).tolist())
             for one, found in zip(regions, features, strict=True)
@@ -366,7 +370,8 @@ def optimize(
                 if not math.isfinite(metrics["loss"]):
                     raise FloatingPointError(
                         f"the loss became {metrics['loss']} at step {done}: {metrics}. "
-                        "Try a smaller --learning-rate; the pictures saved so far stand"
+                        "Try a smaller --learning-rate, with L-BFGS another --optimizer; the "
+                        "pictures saved so far stand"
                     )
                 bar.update()
                 bar.set_postfix({k: f"{metrics[k]:.3f}" for k in ("loss", "style", "content")})

@@ -6,17 +6,21 @@ from PIL import Image
 
 from cxjax.data import images, video
 from experiments import apply as application
-from experiments.single_image_animation.config import Config
+from experiments.single_image_animation.config import VARIANTS, Config
 
 
 @pytest.fixture
 def apply(monkeypatch, tmp_path):
     """Applies a generator that makes negatives."""
     monkeypatch.setattr(application, "load_generator", lambda *_, **__: lambda picture: 1 - picture)
+    monkeypatch.setattr(application, "read_config", lambda *_: VARIANTS["default"])
 
     def call(given, output, **options):
         config = application.ApplyConfig(
-            run=tmp_path, input=tmp_path / given, output=tmp_path / output, **options
+            run=tmp_path,
+            input=tmp_path / given,
+            output=tmp_path / output,
+            **{"size": 0} | options,
         )
         application.apply(config, Config)
         return tmp_path / output
@@ -42,6 +46,20 @@ def test_a_video_keeps_its_rate(apply, tmp_path):
     made = apply("clip.webp", "quick.webp", frames_per_second=50.0)
     assert video.frame_rate(made) == 50
     np.testing.assert_allclose(video.read_video(made), 1 - frames, atol=0.05)
+
+
+def test_pictures_are_made_in_the_size_that_was_trained(apply, tmp_path):
+    columns = np.tile(np.arange(300) < 100, (200, 1))[..., None] * [1.0, 1.0, 1.0]
+    images.write_image(tmp_path / "a.png", columns.astype(np.float32))
+    trained = images.read_image(apply("a.png", "trained.png", size=None))
+    assert trained.shape == (128, 192, 3)  # the shorter side is that of the run
+    assert trained[0, 62].max() < 0.1 < 0.9 < trained[0, 66].min()
+    assert images.read_image(apply("a.png", "small.png", size=20)).shape == (20, 30, 3)
+    part = images.read_image(apply("a.png", "part.png", crop=(90, 50, 190, 150), size=50))
+    assert part.shape == (50, 50, 3)
+    assert part[0, 3].max() < 0.1 < 0.9 < part[0, 7].min()
+    with pytest.raises(ValueError, match="--crop .* which is 300 x 200 pixels"):
+        apply("a.png", "b.png", crop=(0, 0, 400, 100))
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(apply, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import cxjax
-from cxjax.data import pipeline
+from cxjax.data import images, pipeline
 from experiments import cli, generators, sweeps
 from experiments.domain_transfer import (
     domains,
@@ -154,6 +154,37 @@ def test_horses_and_zebras_have_splits_of_their_own(monkeypatch):
     shown = (found.source, found.target, found.held_out_source, found.held_out_target)
     assert [int(part.pictures[0][0, 0, 0]) for part in shown] == [10, 20, 11, 21]
     assert [len(part) for part in shown] == [32, 32, 4, 4]
+
+
+def test_folders_of_ones_own_are_domains(tmp_path):
+    with pytest.raises(ValueError, match="and a folder that holds trainA and trainB"):
+        dataclasses.replace(SMOKE, domains=str(tmp_path / "mine"))
+    for split, shade, count in (("trainA", 10, 12), ("trainB", 20, 20)):
+        (tmp_path / "mine" / split).mkdir(parents=True)
+        for number in range(count):
+            picture = np.full((70, 90, 3), (shade + number) / 255, np.float32)
+            images.write_image(tmp_path / f"mine/{split}/{number:02}.png", picture)
+    config = dataclasses.replace(SMOKE, domains=str(tmp_path / "mine"), held_out="test")
+    assert config.default_out.name == f"mine-{config.loss}"
+    found = domains.read_domains(config)
+    shown = (found.source, found.target, found.held_out_source, found.held_out_target)
+    assert [len(part) for part in shown] == [8, 16, 2, 2]
+    assert [int(part.pictures[0][0, 0, 0]) for part in shown] == [10, 20, 20, 38]
+    assert found.source.pictures[0].shape == (SMOKE.size, SMOKE.size, 3)
+    assert not found.paired
+    for split, shade in (("testA", 30), ("testB", 40)):
+        (tmp_path / "mine" / split).mkdir()
+        images.write_image(tmp_path / f"mine/{split}/a.png", np.full((9, 9, 3), shade / 255))
+        if split == "testA":
+            with pytest.raises(ValueError, match="has testA alone: testA and testB go together"):
+                domains.read_domains(config)
+    found = domains.read_domains(config)
+    shown = (found.source, found.held_out_source, found.held_out_target)
+    assert [(len(part), int(part.pictures[0][0, 0, 0])) for part in shown] == [
+        (12, 10),
+        (1, 30),
+        (1, 40),
+    ]
 
 
 # --- Losses ---

@@ -260,7 +260,7 @@ def test_a_users_own_clip_moves_a_painting_of_the_set(tmp_path, monkeypatch):
         images.write_image(tmp_path / f"clip/scene2/{number}.png", frame)
     rows, columns = np.mgrid[:50, :30]
     pixels = np.stack([4 * rows, 8 * columns, 255 - 4 * rows], axis=-1).astype(np.uint8)
-    paintings = [{"id": "Other", "image": 0 * pixels}, {"id": "MonaLisa", "image": pixels}]
+    paintings = [{"id": "Other", "image": 0 * pixels}, {"id": "Lemur", "image": pixels}]
     original = clips.datasets.open_source
     known = lambda name, **options: paintings if name == "paintings" else original(name, **options)
     monkeypatch.setattr(clips.datasets, "open_source", known)
@@ -269,7 +269,7 @@ def test_a_users_own_clip_moves_a_painting_of_the_set(tmp_path, monkeypatch):
         source=str(tmp_path / "clip"),
         split="scene2",
         source_crop=(0, 8, 32, 40),
-        target="MonaLisa",
+        target="Lemur",
         held_out=3,
     )
     training, held_out, target = clips.read_pair(given)
@@ -277,8 +277,19 @@ def test_a_users_own_clip_moves_a_painting_of_the_set(tmp_path, monkeypatch):
     np.testing.assert_allclose(held_out, frames[3:, 8:40, :32], atol=0.003)
     middle = pixels[10:40] / 255  # a square of the width, where no crop is given
     np.testing.assert_allclose(target[::31, ::31], middle[::29, ::29], atol=0.03)
-    with pytest.raises(ValueError, match=r"grace_hopper\) nor a painting; those are: Other"):
+    with pytest.raises(ValueError, match=r"grace_hopper\) nor a painting; those are: Other, Lemur"):
         clips.read_pair(dataclasses.replace(given, target="Nobody"))
+
+
+def test_the_built_in_clip_and_painting_are_cut_and_others_are_not():
+    first, others = VARIANTS["default"], {"source": "a.mp4", "target": "b.png"}
+    assert first.crops == ((34, 2, 144, 112), (70, 10, 270, 210))
+    assert set(first.boxes) == {"head", "brow", "mouth"}
+    own = dataclasses.replace(first, **others)
+    assert (own.crops, own.boxes) == ((None, None), {})
+    mouth = dataclasses.replace(own, mouth=(0.2, 0.5, 0.6, 0.9), source_crop=(0, 0, 9, 9))
+    assert (mouth.crops[0], mouth.boxes) == ((0, 0, 9, 9), {"mouth": (0.2, 0.5, 0.6, 0.9)})
+    assert dataclasses.replace(first, source_crop=(0, 0, 99, 99)).boxes == {}
 
 
 def test_a_portrait_of_an_installed_package_is_the_target():

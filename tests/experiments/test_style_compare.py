@@ -99,7 +99,12 @@ def test_a_comparison_is_kept_and_not_run_again(tmp_path, monkeypatch, blended):
     assert figures["figures"]["lpips"] > 0.001
     strip = images.read_image(tmp_path / "runs/astronaut-hopper-64/strip.png")
     assert strip.shape == (64, 3 * 64 + 2 * 4, 3)
-    assert images.read_image(tmp_path / "runs/gallery.png").shape == (64, 3 * 64, 3)
+    gallery = images.read_image(tmp_path / "runs/gallery.png")
+    assert gallery.shape[1:] == (3 * 64, 3)
+    headings = gallery[:-64]
+    assert 9 < len(headings) < 20
+    # Names in black on white, none of them beyond its column.
+    assert all(one.min() < 0.5 < 0.9 < one.mean() < 1 for one in np.split(headings, 3, axis=1))
     monkeypatch.setattr(compare, "stylize", lambda *args, **options: pytest.fail("run again"))
     assert compare.run(config(tmp_path)) == printed
     with pytest.raises(ValueError, match="results has none of the 1 runs"):
@@ -166,16 +171,16 @@ def test_a_study_varies_one_thing_and_measures_deformation_where_there_are_landm
     assert "| self-similarity (astronaut-hopper) |" in printed
     assert images.read_image(tmp_path / "runs/deformation/curve.png").mean() < 0.995
     gallery = images.read_image(tmp_path / "runs/deformation/gallery.png")
-    assert gallery.shape == (64, 12 * 64, 3)
+    assert gallery.shape[1:] == (13 * 64, 3)
     name = "deformation/astronaut-hopper-64/deformation-30.json"
     kept = json.loads((tmp_path / "results" / name).read_text())
     assert kept["config"]["deformation"] == 30
     assert kept["figures"]["wanted"] == pytest.approx(17.7, abs=0.1)
     width = images.read_image(tmp_path / "runs/deformation/astronaut-hopper-64/strip.png").shape[1]
-    assert width == 12 * 64 + 11 * 4
+    assert width == 13 * 64 + 12 * 4
+    monkeypatch.setitem(study.STUDIES, "layers", {"and conv5_2": {}})
     monkeypatch.setattr(study, "stylize", lambda *args: pytest.fail("the default is run again"))
-    options |= {"size": 64, "pairs": settings.pairs, "missing": False}
-    of_layers = study.run(study.StudyConfig(**options, name="layers"))
+    of_layers = study.run(dataclasses.replace(settings, name="layers"))
     assert "| and conv5_2 (astronaut-hopper) | 0." in of_layers
     for kind, cases in study.STUDIES.items():
         runs = study.runs_of(dataclasses.replace(settings, name=kind))
@@ -211,9 +216,7 @@ def test_a_study_has_the_pairs_that_it_can_judge():
 
 def test_the_readme_has_the_figures_that_are_kept(tmp_path, monkeypatch, capsys):
     home = Path(compare.__file__).parent
-    for module in (compare, study):
-        for name in ("write_strip", "write_gallery"):  # no picture is needed
-            monkeypatch.setattr(module, name, lambda *args: None)
+    monkeypatch.setattr(pairs.Source, "read", lambda source: pytest.fail("a picture is fetched"))
     of = {"runs": tmp_path, "missing": False}
     for name in study.STUDIES:
         size = 160 if name == "deformation" else 128

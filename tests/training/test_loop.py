@@ -123,7 +123,11 @@ def test_every_interval_has_a_line_of_means(step_fn, mesh, whole):
     assert any((folder / "tensorboard").iterdir())
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(step_fn, mesh, whole, tmp_path):
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    step_fn, mesh, whole, tmp_path, caplog
+):
+    caplog.set_level("INFO", "cxjax")
+
     def terminate(number):
         if number == 6:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -134,9 +138,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(step_fn, mesh, who
     assert signal.getsignal(signal.SIGTERM) is before
     with (tmp_path / "metrics.jsonl").open("a") as log:  # what a kill would have left
         log.write(json.dumps({"step": 9, "loss": 0.0}) + '\n{"step": 1')
+    assert "is at step" not in caplog.text
     state = run(step_fn, mesh, tmp_path)
+    assert "checkpoints is at step 7 of 12: going on" in caplog.text
     assert same(state, whole[1])
     found = lines(tmp_path)
+    run(step_fn, mesh, tmp_path)
+    assert "checkpoints is at step 12 of 12: nothing is left to do" in caplog.text
     assert [line["step"] for line in found] == [4, 7, 8, 12]  # what there was is told at the stop
     first, part, rest, last = (line["loss"] for line in found)
     wanted = [line["loss"] for line in lines(whole[0]) if "loss" in line]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import cxjax
 from cxjax.training import devices, loop
@@ -28,7 +29,7 @@ class Shard:
         self.number += 1
         rng = np.random.default_rng(self.number)
         x = rng.normal(size=(8, 12, 3))
-        return {"x": x[self.index :: self.count]}
+        return {"x": x[self.index :: self.count], "index": np.arange(8)[self.index :: self.count]}
 
     def get_state(self):
         return {"next_index": self.number}
@@ -55,6 +56,10 @@ def main(coordinator, count, index, folder, steps):
     step_fn = devices.make_parallel_step(loss_fn, optimizer, mesh=mesh)
     params = {"w": jnp.eye(3) + 0.1}
     state = devices.replicate(cxjax.TrainState.create(params=params, optimizer=optimizer), mesh)
+    if int(count) > 1:
+        same = Shard(0, int(count))
+        with pytest.raises(ValueError, match="the processes were given the same examples"):
+            loop.train(step_fn, state, same, key=jax.random.key(0), steps=1, mesh=mesh)
     with Checkpoints(Path(folder) / "checkpoints", config={}) as checkpoints:
         state = loop.train(
             step_fn,
