@@ -2,7 +2,8 @@
 
 Landmarks are placed by hand in the content and in the target. A dense flow from the content to the
 result says where each went; its share of the way to the target's is what is reported: 0 where
-nothing moved, 1 where all shapes are the target's.
+nothing moved, 1 where all shapes are the target's. A flow follows edges that move; an outline that
+is painted anew elsewhere it does not see, and there landmarks are placed in the result too.
 """
 
 from typing import NamedTuple
@@ -80,15 +81,45 @@ def deformation(
       The shares.
     """
     height, width = content.shape[:2]
-    starts = _in_shares(landmarks, (height, width))
-    ends = _in_shares(target_landmarks, target_shape)
-    ways = ways_of(landmarks, flow(content, result)) / max(height, width)
-    wanted = ends - starts
+    ways = 100 * ways_of(landmarks, flow(content, result)) / [width, height]
+    return between(
+        landmarks,
+        landmarks + ways,
+        target_landmarks,
+        shape=(height, width),
+        target_shape=target_shape,
+    )
+
+
+def between(
+    landmarks: np.ndarray,
+    placed: np.ndarray,
+    target_landmarks: np.ndarray,
+    *,
+    shape: tuple[int, int],
+    target_shape: tuple[int, int],
+) -> Deformation:
+    """The same of landmarks whose places in the result are known, such as by hand.
+
+    Args:
+      landmarks: Of the content, `(k, 2)`, across and down, per cent.
+      placed: Of the result.
+      target_landmarks: Of the target.
+      shape: Height and width of content and result.
+      target_shape: Those of the target.
+
+    Returns:
+      The shares.
+    """
+    starts, made, ends = (
+        _in_shares(each, of)
+        for each, of in ((landmarks, shape), (placed, shape), (target_landmarks, target_shape))
+    )
     return Deformation(
-        share=_share(ways, wanted),
-        shape_share=_share(_shape(starts, starts + ways), _shape(starts, ends)),
-        moved=100 * _size(ways),
-        wanted=100 * _size(wanted),
+        share=_share(made - starts, ends - starts),
+        shape_share=_share(_shape(starts, made), _shape(starts, ends)),
+        moved=100 * _size(made - starts),
+        wanted=100 * _size(ends - starts),
     )
 
 

@@ -291,7 +291,8 @@ def write_gallery(
 
 def _headings(names: Sequence[str], side: int) -> images.Picture:
     """The names side by side, each as wide as a square, in as many lines as it takes."""
-    font = ImageFont.load_default(max(9, min(side // 9, 14)))
+    size = max(9, min(side // 9, 14))
+    font = ImageFont.load_default(size)
     canvas = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     lines_of = []
     for name in names:
@@ -301,9 +302,9 @@ def _headings(names: Sequence[str], side: int) -> images.Picture:
             fits = canvas.textlength(longer, font=font) <= side - 4
             lines = [*lines[:-1], longer] if fits or not lines[-1] else [*lines, word]
         lines_of.append(lines)
-    height = round(1.3 * font.size)
-    shape = (height * max(map(len, lines_of)) + 4, side * len(names))
-    image = Image.new("RGB", shape[::-1], "white")
+    height = round(1.3 * size)
+    lines = max(map(len, lines_of))
+    image = Image.new("RGB", (side * len(names), height * lines + 4), "white")
     draw = ImageDraw.Draw(image)
     for column, lines in enumerate(lines_of):
         for number, line in enumerate(lines):

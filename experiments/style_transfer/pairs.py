@@ -159,6 +159,7 @@ PAIRS: dict[str, Pair] = {
 
 # Of the portraits: eyes, tip of the nose, corners of the mouth, chin, cheeks at the nose, top, left
 # and right of hair or hat: across and down, per cent of the picture.
+FACE, OUTLINE = slice(0, 8), slice(8, 11)  # of these
 LANDMARKS: dict[str, tuple[tuple[float, float], ...]] = {
     "astronaut": (
         *((42, 36.5), (58, 37), (50, 45), (42, 51), (57, 51), (48.5, 60.5), (36.5, 47), (62, 48)),

@@ -1,6 +1,7 @@
 """Studies of one choice at a time: bandwidth, layers, weights, optimiser, size, deformation."""
 
 import dataclasses
+import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from cxjax.data import images
 from experiments import tables
-from experiments.deformation import Deformation, deformation
+from experiments.deformation import Deformation, between, deformation
 from experiments.style_transfer import pairs
 from experiments.style_transfer.compare import (
     PairsConfig,
@@ -92,7 +93,7 @@ _WITH_MASKS = ("cathedral-church", "bear-bison")
 class StudyConfig(PairsConfig):
     """Makes a study: runs what has no result yet. It can be stopped at any time, and goes on."""
 
-    name: Study = "deformation"
+    name: Study
     """What is varied; everything else is as in the default."""
     results: Path = Path("out/style_transfer/study/results")
     """Folder of the runs' small files; that beside the experiment holds the README's figures."""
@@ -101,7 +102,7 @@ class StudyConfig(PairsConfig):
     pairs: tuple[str, ...] = ()
     """Names of the pairs of pictures. Without any, for deformation those with landmarks, by which
     it is known, and else those with masks, by which semantics are."""
-    size: int = 160
+    size: int = 128
     """Longest side of the pictures, in pixels; what --name size makes larger or smaller is brought
     to it and judged there."""
 
@@ -150,6 +151,9 @@ def run(config: StudyConfig) -> str:
     found = collect(config, wanted, make, scores)
     printed = show(config, found)
     print(printed)
+    if config.name == "deformation" and (by_hand := show_by_hand(config)):
+        print(f"\n{by_hand}")
+        printed += f"\n{by_hand}"
     folder = config.runs / config.name
     if config.name == "deformation" and (curve := draw_curve(config, found, folder / "curve.png")):
         print(f"{curve}: share against content lost")
@@ -197,6 +201,33 @@ def show(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> str:
             rows.append([f"{setting} ({of})", *cells])
     headings = [name.replace("_", " ") for name in names]
     return tables.markdown([f"at {config.size} px", *headings], rows)
+
+
+def show_by_hand(config: StudyConfig) -> str | None:
+    """A table of landmarks that were placed by hand in some results too, if there are any: a flow
+    does not see an outline that is painted anew."""
+    path = config.results / "deformation/landmarks.json"
+    if not path.exists():
+        return None
+    rows = []
+    for pair, known in json.loads(path.read_text()).items():
+        sources = (pairs.PAIRS[pair].content, pairs.PAIRS[pair].target)
+        content, target = (np.array(pairs.LANDMARKS[source.name]) for source in sources)
+        for setting, placed in known["placed"].items():
+            face, outline, whole = (
+                between(
+                    content[part],
+                    np.array(placed)[part],
+                    target[part],
+                    shape=known["shape"],
+                    target_shape=known["target_shape"],
+                )
+                for part in (pairs.FACE, pairs.OUTLINE, slice(None))
+            )
+            values = (whole.share, face.share, face.shape_share, outline.share)
+            rows.append([f"{setting} ({pair})", *(f"{value:.2f}" for value in values)])
+    headings = ["share", "of the face", "its shape share", "of the outline"]
+    return tables.markdown(["by hand", *headings], rows)
 
 
 def draw_curve(

@@ -102,7 +102,7 @@ def cat():
 
 
 def bent(picture, amount):
-    """The picture with its middle carried right, by `amount` pixels; other colours if asked."""
+    """The picture with its middle carried right, by `amount` pixels."""
     side = len(picture)
     rows, columns = np.mgrid[:side, :side].astype(float)
     bump = np.sin(np.pi * rows / side) ** 2 * np.sin(np.pi * columns / side) ** 2
@@ -136,6 +136,19 @@ def test_the_measure_finds_a_known_warp_under_other_colours(cat, amount):
         assert measured(cat, colours(bent(cat, amount / 2)), ends).share < 0.7 * whole.share
         assert measured(cat, colours(cat), ends).share == pytest.approx(0, abs=0.05)
         assert measured(cat, colours(bent(cat, -amount)), ends).share < -0.7
+
+
+def test_landmarks_placed_in_the_result_give_the_share_of_their_way(cat):
+    ends = POINTS + [10, 4]
+    both = {"shape": (64, 32), "target_shape": (64, 32)}
+    half = deformation.between(POINTS, (POINTS + ends) / 2, ends, **both)
+    assert half.share == pytest.approx(0.5)
+    assert half.wanted == pytest.approx(100 * np.hypot(10 * 32 / 64, 4) / 100)
+    assert half.moved == pytest.approx(half.wanted / 2)
+    wider = 50 + (POINTS - 50) * [1.2, 1]
+    part = 50 + (POINTS - 50) * [1.1, 1] + [7, -3]  # half of the way, and shifted
+    shape = deformation.between(POINTS, part, wider, **both).shape_share
+    assert shape == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_shift_is_no_change_of_shape(cat):

@@ -164,7 +164,8 @@ def test_a_study_varies_one_thing_and_measures_deformation_where_there_are_landm
     tmp_path, blended, monkeypatch
 ):
     options = {"results": tmp_path / "results", "runs": tmp_path / "runs", "variant": "smoke"}
-    settings = study.StudyConfig(**options, size=64, pairs=("astronaut-hopper",))
+    options |= {"name": "deformation", "size": 64, "pairs": ("astronaut-hopper",)}
+    settings = study.StudyConfig(**options)
     printed = study.run(settings)
     assert "| share |" in printed.splitlines()[0]
     assert len(printed.splitlines()) == 2 + len(study.STUDIES["deformation"])
