@@ -154,7 +154,13 @@ def test_the_messages_that_are_explained_are_those_of_the_code():
 def test_links_lead_to_files(path):
     for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
         if not link.startswith("http"):
-            assert (path.parent / link).exists(), link
+            name, _, heading = link.partition("#")
+            file = path.parent / name if name else path
+            assert file.exists(), link
+            if heading:
+                headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+                plain = (re.sub(r"[^\w\s-]", "", one).lower() for one in headings)
+                assert heading in [one.replace(" ", "-") for one in plain], link
 
 
 def _commands(text):
