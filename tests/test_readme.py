@@ -204,7 +204,9 @@ def _status_of(module, arguments, monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda one: " ".join((one[0], *one[1])))
-def test_command_lines_are_those_of_the_experiments(command, monkeypatch, capsys):
+def test_command_lines_are_those_of_the_experiments(command, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()  # the reader's own
     assert _status_of(*command, monkeypatch) == 0, capsys.readouterr()
 
 

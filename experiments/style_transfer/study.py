@@ -30,6 +30,7 @@ Study = Literal[
     "layers",
     "content_weight",
     "moment_weight",
+    "position_weight",
     "size",
     "optimizer",
     "seed",
@@ -50,6 +51,7 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
     },
     "content_weight": {f"w = {w}": {"content_weight": w} for w in (0.0, 0.3, 1.0, 3.0)},
     "moment_weight": {f"m = {m}": {"moment_weight": m} for m in (0.0, 1.0, 3.0, 10.0)},
+    "position_weight": {f"p = {p}": {"position_weight": p} for p in (0.0, 0.1, 0.3, 1.0)},
     "optimizer": {
         "NovoGrad, pyramid": {},
         "Adam, pyramid": {"optimizer": "adam"},
