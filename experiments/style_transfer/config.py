@@ -255,7 +255,7 @@ VARIANTS = {
     "gatys": Config(
         # Gatys, Ecker and Bethge 2016: these layers (there of VGG19), squares, L-BFGS. Each layer's
         # terms are divided by the reference's own size, in place of normalised weights; the start
-        # is the content; the content's weight is that which keeps about as much as the default.
+        # is the content; its weight is that by which one pair kept as much as by the default.
         loss="gram",
         style_layers=("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"),
         content_loss="squared",

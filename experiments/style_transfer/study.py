@@ -33,7 +33,6 @@ Study = Literal[
     "position_weight",
     "size",
     "optimizer",
-    "seed",
     "deformation",
 ]
 
@@ -64,7 +63,6 @@ STUDIES: dict[Study, dict[str, dict[str, Any]]] = {
         "L-BFGS, pyramid": {"optimizer": "lbfgs"},
     },
     "size": {f"{size} px": {"size": size} for size in (96, 128, 192)},
-    "seed": {f"seed {seed}": {"seed": seed} for seed in range(3)},
     "deformation": {
         "default": {},
         "the paper's losses": {
