@@ -105,7 +105,7 @@ class Config:
 
     deformation: float = 0.0
     """How freely shapes move towards the target's, by a smooth field: 0 not at all, 3 a little, 10
-    the most in our measurements, 30 the less smoothly. Off in the papers."""
+    well, 30 with more bending. For pictures that are framed differently. Off in the papers."""
     deformation_layer: str = "conv5_2"
     """Layer by which the field finds what is alike."""
     deformation_cells: int = 8
