@@ -86,11 +86,7 @@ def _fit(picture: images.Picture, crop: images.Box | None, size: int) -> images.
     """The part that is used, its shorter side as long as asked for."""
     if crop:
         picture = images.cut(picture, crop, name="--crop", inside="a picture of the input")
-    height, width = picture.shape[:2]
-    if size and size != min(height, width):
-        longest = round(size * max(height, width) / min(height, width))
-        picture = images.resize(picture, longest_side=longest)
-    return picture
+    return images.resize_shorter(picture, shorter_side=size) if size else picture
 
 
 def _outputs(config: ApplyConfig) -> list[Path] | None:

@@ -142,6 +142,21 @@ def resize(image: Picture, *, longest_side: int) -> Picture:
     return resize_to(image, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
+def resize_shorter(image: Picture, *, shorter_side: int) -> Picture:
+    """The same by its shorter side.
+
+    Args:
+      image: Image, `(h, w, 3)`.
+      shorter_side: The smaller of the new height and width, in pixels.
+
+    Returns:
+      The scaled image, values in [0, 1]; the image itself if it has that size.
+    """
+    height, width = image.shape[:2]
+    longest = round(shorter_side * max(height, width) / min(height, width))
+    return resize(image, longest_side=longest)
+
+
 def resize_to(image: Picture, size: tuple[int, int]) -> Picture:
     """Scales an image to a height and a width, without aliasing.
 

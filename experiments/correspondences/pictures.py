@@ -37,9 +37,7 @@ def crop_of(path: Path | None, crop: images.Box | None, name: str) -> images.Box
 def photograph(name: Photograph, *, shortest_side: int) -> images.Picture:
     """A photograph of scikit-image, scaled."""
     picture = _read("skimage", f"data/{_FILES[name]}", None)
-    height, width = picture.shape[:2]
-    longest = round(shortest_side * max(height, width) / min(height, width))
-    return images.resize(picture, longest_side=longest)
+    return images.resize_shorter(picture, shorter_side=shortest_side)
 
 
 def _read(package: str, file: str, crop: images.Box | None) -> images.Picture:

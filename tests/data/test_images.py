@@ -131,6 +131,13 @@ def test_files_that_are_no_pictures(tmp_path, picture):
         images.read_image(tmp_path / "cut.png")
 
 
+@pytest.mark.parametrize(("shorter_side", "shape"), [(7, (7, 10)), (20, (20, 30)), (50, (50, 75))])
+def test_the_shorter_side_is_as_long_as_asked_for(picture, shorter_side, shape):
+    wide = picture / np.float32(255)
+    for image, wanted in ((wide, shape), (wide.swapaxes(0, 1), shape[::-1])):
+        assert images.resize_shorter(image, shorter_side=shorter_side).shape == (*wanted, 3)
+
+
 def test_resize_keeps_proportions_and_does_not_alias(picture):
     image = (picture / 255).astype(np.float32)
     assert images.resize(image, longest_side=15).shape == (10, 15, 3)
