@@ -98,7 +98,10 @@ def _parse(
         config = dataclasses.replace(read_config(type(config), folder), out=folder, resume=True)
     elif chosen.resume:
         rest.append("--resume")
-    others = "".join(f"\n\n`{name} --help`: {kind.__doc__}" for name, (kind, _) in commands.items())
+    others = "".join(
+        f"\n\n`{name} --help`: {' '.join(str(kind.__doc__).split())}"
+        for name, (kind, _) in commands.items()
+    )
     return tyro.cli(
         type(config),
         default=config,

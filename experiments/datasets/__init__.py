@@ -6,10 +6,15 @@ Nothing here loads tensorflow-datasets before a set is opened or prepared.
 import dataclasses
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cxjax.data import images
 from cxjax.data.sources import Source
+from cxjax.data.video import iterate_video
 from experiments.datasets.fetch import PACKAGES
 
 
@@ -116,6 +121,34 @@ def open_source(
     return tfds.open_source(
         name, split=split, data_dir=data_dir, image=image, start=start, stop=stop, every=every
     )
+
+
+def iterate(
+    name: str, *, split: str = "train", start: int = 0, stop: int | None = None, every: int = 1
+) -> Iterator[np.ndarray]:
+    """The pictures of what `open_source` opens, one by one, so that a film need not fit in memory.
+
+    Args:
+      name: A film, a folder or a set.
+      split: Part of a set or folder; a film has none.
+      start: First picture to take, counted from 0.
+      stop: Picture to stop before; `None` for the end.
+      every: Take one picture out of so many.
+
+    Returns:
+      An iterator of pictures, uint8 `(h, w, 3)`, RGB.
+    """
+    if Path(name).is_file():
+        return iterate_video(name, start=start, stop=stop, every=every)
+    source = open_source(name, split=split, start=start, stop=stop, every=every)
+    return (source[i]["image"] for i in range(len(source)))
+
+
+def middle(picture: np.ndarray, size: int) -> np.ndarray:
+    """The middle square of a picture, uint8 `(h, w, 3)`, scaled to `(size, size, 3)`."""
+    image = picture.astype(np.float32) / 255
+    scaled = images.resize_to(images.cut(image, images.middle_square(image)), (size, size))
+    return (scaled * 255).round().astype(np.uint8)
 
 
 def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from cxjax.data import images
 from cxjax.data.pipeline import Transform
 from cxjax.data.sources import Source
 from experiments import datasets
@@ -29,7 +28,7 @@ class Resized(Sequence):
         return len(self._indices)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return _fit(self._source[self._indices[index]]["image"], self._size)
+        return datasets.middle(self._source[self._indices[index]]["image"], self._size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ def _emoji_domains(config: Config, name: str, source: str, target: str) -> Domai
             row for row in (rows[i] for i in range(len(rows))) if kind_of(row["id"]) and keep(row)
         ]
         return Domain(
-            pictures=[_fit(row["image"], config.size) for row in chosen],
+            pictures=[datasets.middle(row["image"], config.size) for row in chosen],
             kinds=[str(kind_of(row["id"])) for row in chosen],
         )
 
@@ -180,12 +179,6 @@ def _unpaired(config: Config, *both: tuple[Source, Sequence[int]], held_out: int
 def _lazy(config: Config, source: Source, indices: Sequence[int] | np.ndarray) -> Domain:
     chosen = [int(i) for i in indices]
     return Domain(pictures=Resized(source, chosen, config.size), kinds=[""] * len(chosen))
-
-
-def _fit(picture: np.ndarray, size: int) -> np.ndarray:
-    image = picture.astype(np.float32) / 255
-    scaled = images.resize_to(images.cut(image, images.middle_square(image)), (size, size))
-    return (scaled * 255).round().astype(np.uint8)
 
 
 def _drawn(config: Config) -> Domains:

@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import map_coordinates, zoom
 
-from cxjax.data import images
 from cxjax.data.pipeline import Transform
 from experiments import datasets
-from experiments.puppet_control.config import Config
+from experiments.puppet_control.config import PAIRS, Config
 
 _VALIDATION = {
     "man-woman": ("1f646", "1f64e"),  # arms over the head, pout: as the test's, of the upper body
@@ -45,13 +45,18 @@ def read_clips(config: Config) -> tuple[list[Clip], list[Clip]]:
 
     Returns:
       Of `config.held_out` `"validation"`, the training set's other actions and its validation
-      actions; of `"test"`, all of the training set and the test set.
+      actions; of `"test"`, all of the training set and the test set. Of a user's folder, all
+      actions but the last, and that.
 
     Raises:
-      ValueError: If a batch is larger than the number of pairs; what opening the set raises.
+      ValueError: If a batch is larger than the number of pairs, or a folder's actions are not those
+        of driver and puppet; what opening the set raises.
     """
-    validation = _VALIDATION[config.pair]
-    if config.pair == "man-woman":
+    validation = _VALIDATION.get(config.pair, ())
+    if config.pair not in PAIRS:
+        *training, last = _own(Path(config.pair), config.size)
+        test = [last]
+    elif config.pair == "man-woman":
         training = _people("train", config.size)
         test = _people("test", config.size) if config.held_out == "test" else []
     else:
@@ -59,12 +64,44 @@ def read_clips(config: Config) -> tuple[list[Clip], list[Clip]]:
         test = [clip for clip in clips if clip.action in _TEST[config.pair]]
         training = [clip for clip in clips if clip.action not in _TEST[config.pair]]
     held_out = test
-    if config.held_out == "validation":
+    if config.held_out == "validation" and validation:
         held_out = [clip for clip in training if clip.action in validation]
         training = [clip for clip in training if clip.action not in validation]
     if (count := sum(len(clip.driver) for clip in training)) < config.batch_size:
         raise ValueError(f"--batch-size {config.batch_size} is more than the {count} frames")
     return training, held_out
+
+
+def _own(folder: Path, size: int) -> list[Clip]:
+    """The clips of a user's folder, in the order of their names."""
+    found = []
+    for character in ("driver", "puppet"):
+        if not (folder / character).is_dir():
+            raise ValueError(f"--pair {folder} has no folder {character}")
+        paths = sorted(path for path in (folder / character).iterdir() if path.name[0] != ".")
+        found.append({path.stem if path.is_file() else path.name: path for path in paths})
+        if len(found[-1]) < len(paths):
+            raise ValueError(f"{folder / character} has two clips of one name")
+    if alone := sorted(set(found[0]) ^ set(found[1])):
+        raise ValueError(
+            f"--pair {folder} has {', '.join(alone)} of one character alone; driver and puppet "
+            "need clips of the same names"
+        )
+    if len(found[0]) < 2:
+        raise ValueError(
+            f"--pair {folder} needs at least two actions, one to train on and one held out; cut "
+            "longer clips in two"
+        )
+    return [
+        Clip(
+            action=action,
+            **{
+                character: np.stack([datasets.middle(f, size) for f in datasets.iterate(str(path))])
+                for character, path in (("driver", found[0][action]), ("puppet", found[1][action]))
+            },
+        )
+        for action in found[0]
+    ]
 
 
 def _people(split: str, size: int) -> list[Clip]:
@@ -97,9 +134,8 @@ def _frames(
         example = source[number]
         if wanted and example["action"] not in wanted:
             continue
-        picture = images.resize_to(example["image"].astype(np.float32) / 255, (size, size))
         clip = found.setdefault((example["action"], example["character"]), {})
-        clip[int(example["frame"])] = (picture * 255).round().astype(np.uint8)
+        clip[int(example["frame"])] = datasets.middle(example["image"], size)
     return {
         key: np.stack([frames[number] for number in sorted(frames)])
         for key, frames in sorted(found.items())

@@ -10,7 +10,7 @@ from cxjax.options import check_option
 from experiments.cli import flag
 from experiments.generators import GeneratorConfig
 
-Pair = Literal["man-woman", "smiley-cat", "drawn"]
+PAIRS = ("man-woman", "smiley-cat", "drawn")
 Loss = Literal[
     "cx", "cx_perceptual", "l1", "l1_perceptual", "perceptual", "gram", "pix2pix", "identity"
 ]
@@ -21,12 +21,15 @@ SMALLEST = 31  # pixels that AlexNet, which judges, needs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(GeneratorConfig):
-    pair: Pair = "man-woman"
-    """Driver and puppet: animated emoji of a man and a woman who do the same, a smiley and a cat's
-    face of the same feeling, or two that are drawn on the spot."""
+    pair: str = "man-woman"
+    """Driver and puppet: `man-woman` and `smiley-cat` are animated emoji of two who do the same, or
+    feel the same; `drawn` is made on the spot. Or a folder of your own that holds `driver` and
+    `puppet`, and in each, for every action, a film or a folder of frames of the same name; the last
+    action by name is held out."""
     held_out: HeldOut = "validation"
     """Actions that are not trained on, and scored. Settings are chosen on `validation`; `test` is
-    for the table, and trains on the validation actions too."""
+    for the table, and trains on the validation actions too. Of your own folder both are the
+    same."""
 
     jitter: int = 2
     """Largest difference in time between driver and puppet, in frames, at least 0."""
@@ -58,7 +61,11 @@ class Config(GeneratorConfig):
         check_option("--held-out", self.held_out, HeldOut)
         if self.size < SMALLEST:
             raise ValueError(f"--size must be at least {SMALLEST}; got {self.size}")
-        check_option("--pair", self.pair, Pair)
+        if self.pair not in PAIRS and not Path(self.pair).is_dir():
+            raise ValueError(
+                f"unknown --pair {self.pair!r}; known: {', '.join(PAIRS)}, and a folder that holds "
+                "driver and puppet"
+            )
         check_known_layers((*self.layers, *self.deep_layers), self.network)
         if not self.layers:
             raise ValueError("--layers needs at least one layer")
@@ -74,7 +81,7 @@ class Config(GeneratorConfig):
     @property
     def default_out(self) -> Path:
         """Where results go if --out does not say."""
-        return Path("out/puppet_control") / f"{self.pair}-{self.loss}"
+        return Path("out/puppet_control") / f"{Path(self.pair).resolve().name}-{self.loss}"
 
 
 DEFAULT = Config(

@@ -32,7 +32,9 @@ def finish(
     if config.pair == "smiley-cat":
         figures: dict[str, Any] = judge_by_sets(made, held_out)
     else:
-        truth = np.concatenate([clip.puppet for clip in held_out]).astype(np.float32) / 255
+        # Of a user's clips the driver's and the puppet's can differ in length.
+        matching = [c.puppet[c.matching(f)] for c in held_out for f in range(len(c.driver))]
+        truth = np.stack(matching).astype(np.float32) / 255
         figures = judge(drivers, made, truth)
         rows["truth"] = truth[shown]
     tables.write_rows(folder, rows)

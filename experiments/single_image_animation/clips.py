@@ -1,13 +1,9 @@
 """The clip that drives and the picture to be moved: read, cropped, scaled."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 
 from cxjax.data import images
 from cxjax.data.images import Box, Picture
-from cxjax.data.video import iterate_video
 from experiments import datasets
 from experiments.correspondences.pictures import PORTRAITS, portrait
 from experiments.single_image_animation.config import Config
@@ -23,9 +19,10 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
     if config.source == "drawn":
         frames = [*draw_clip(12, config.size)[config.start : config.stop : config.every]]
     else:
+        taken = {"start": config.start, "stop": config.stop, "every": config.every}
         frames = [
             _fit(frame.astype(np.float32) / 255, source_crop, config.size, "source")
-            for frame in _frames(config)
+            for frame in datasets.iterate(config.source, split=config.split, **taken)
         ]
     if len(frames) < config.held_out + config.batch_size:
         raise ValueError(
@@ -41,15 +38,6 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
         target = _fit(_read_target(config.target), target_crop, config.size, "target")
     clip = np.stack(frames)
     return clip[: -config.held_out], clip[-config.held_out :], target
-
-
-def _frames(config: Config) -> Iterator[np.ndarray]:
-    """Those of the clip that are taken, one by one, so that a film need not fit into memory."""
-    taken = {"start": config.start, "stop": config.stop, "every": config.every}
-    if Path(config.source).is_file():
-        return iterate_video(config.source, **taken)
-    source = datasets.open_source(config.source, split=config.split, **taken)
-    return (source[i]["image"] for i in range(len(source)))
 
 
 def _read_target(name: str) -> Picture:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import cxjax
-from cxjax.data import pipeline
+from cxjax.data import images, pipeline, video
 from experiments import apply as application
 from experiments import cli, generators, losses, sweeps
 from experiments.puppet_control import clips, objective, results, table, train
@@ -78,6 +78,56 @@ def test_people_and_cats_are_paired_by_what_they_do(monkeypatch):
     (cat,) = held_out
     assert (len(cat.driver), len(cat.puppet)) == (9, 5)
     assert [cat.matching(frame) for frame in (0, 4, 8)] == [0, 2, 4]
+
+
+def _own(folder, frames):
+    """Writes clips of one's own: a film's, as an animated picture, or a folder of frames."""
+    for name, shades in frames.items():
+        pictures = np.ones((len(shades), 40, 52, 3), np.float32)
+        pictures[:, :, 6:46] = np.array(shades)[:, None, None, None] / 255  # the middle square
+        path = folder / name
+        (path.parent if path.suffix else path).mkdir(parents=True, exist_ok=True)
+        if path.suffix:
+            video.write_video(path, pictures, frames_per_second=5, quality=100)
+        else:
+            for number, picture in enumerate(pictures):
+                images.write_image(path / f"{number:03}.png", picture)
+
+
+def test_films_and_folders_of_ones_own_are_clips(tmp_path, capsys):
+    mine = tmp_path / "mine"
+    config = {"pair": str(mine), "size": 32}
+    with pytest.raises(ValueError, match="and a folder that holds driver and puppet"):
+        dataclasses.replace(SMOKE, **config)
+    _own(mine, {"driver/nod.webp": (10, 20, 30, 40), "driver/wave": (50, 70, 90)})
+    config = dataclasses.replace(SMOKE, **config)
+    with pytest.raises(ValueError, match="has no folder puppet"):
+        clips.read_clips(config)
+    _own(mine, {"puppet/nod.webp": (110, 120, 130, 140)})
+    with pytest.raises(ValueError, match="has wave of one character alone"):
+        clips.read_clips(config)
+    _own(mine, {"puppet/wave.webp": (150, 160, 170, 180, 190)})
+    (mine / "puppet" / ".hidden").touch()
+    (nod,), (wave,) = clips.read_clips(config)
+    assert (nod.action, wave.action) == ("nod", "wave")
+    assert clips.read_clips(dataclasses.replace(config, held_out="test"))[1][0].action == "wave"
+    shades = [clip[:, 16, 16, 0] for clip in (nod.driver, nod.puppet, wave.driver, wave.puppet)]
+    for found, wanted in zip(shades, ((10, 40), (110, 140), (50, 90), (150, 190)), strict=True):
+        np.testing.assert_allclose(found[[0, -1]], wanted, atol=2)
+    assert nod.driver.shape == (4, 32, 32, 3)
+    assert nod.driver.max() < 60  # no white: the middle square was cut
+    run = dataclasses.replace(config, loss="identity", out=tmp_path / "run")
+    assert train.run(run)["whole"]["psnr"] < 12
+    rows = images.read_image(tmp_path / "run" / "strip.png")
+    found = {round(255 * float(v)) for v in rows[-16, ::32, 0]}
+    near = {value + off for value in found for off in (-1, 0, 1)}
+    assert near >= {150, 170, 190}  # every other frame of the puppet's is the true one
+    _own(mine, {"puppet/wave": (1, 2)})
+    with pytest.raises(ValueError, match="has two clips of one name"):
+        clips.read_clips(config)
+    _own(tmp_path / "one", {"driver/nod": (1, 2, 3), "puppet/nod": (1, 2, 3)})
+    with pytest.raises(ValueError, match="needs at least two actions"):
+        clips.read_clips(dataclasses.replace(config, pair=str(tmp_path / "one")))
 
 
 def test_a_puppet_is_moved_by_its_shift_and_its_field():
