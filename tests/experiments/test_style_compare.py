@@ -225,7 +225,7 @@ def test_the_readme_has_the_figures_that_are_kept(tmp_path, monkeypatch, capsys)
     of["results"] = home / "results/compare"
     compare.run(compare.CompareConfig(**of))
     two = {"pairs": ("astronaut-hopper", "cathedral-church"), "size": 512}
-    at_512 = ("content", "contextual", "feed_forward")
+    at_512 = ("content", "contextual", "strotss", "gatys", "perceptual", "feed_forward")
     compare.run(compare.CompareConfig(recipes=at_512, **two, **of))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     rows = [len(settings) for name, settings in study.STUDIES.items() if name != "deformation"]
