@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +30,7 @@ class ApplyConfig:
     """Picture, folder of pictures, or video."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """Where to write: a picture; a video, .mp4, .webp or .gif, without sound; or, for a folder, a
-    folder."""
+    folder or a video."""
     crop: images.Box | None = None
     """Left, top, right, bottom of the part of each picture to use, in pixels; without it all."""
     size: int | None = None
@@ -40,7 +40,7 @@ class ApplyConfig:
     """Checkpoint to use, by the steps it had been trained for; without it the newest."""
     frames_per_second: float | None = None
     """Frames per second of the video that is written; without it those of the one that is read, or
-    25 of a still picture. A GIF keeps hundredths of a second."""
+    25 of pictures. A GIF keeps hundredths of a second."""
 
 
 def load_generator(
@@ -68,10 +68,12 @@ def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
         return generator(_fit(picture, config.crop, size))
 
     config.output.parent.mkdir(parents=True, exist_ok=True)
-    if config.output.suffix.lower() in MOVING and not config.input.is_dir():
-        rate = config.frames_per_second or video.frame_rate(config.input) or 25.0
-        frames = (frame.astype(np.float32) / 255 for frame in video.iterate_video(config.input))
-        video.write_video(config.output, map(make, frames), frames_per_second=rate)
+    if config.output.suffix.lower() in MOVING:
+        film = not config.input.is_dir()
+        rate = config.frames_per_second or (film and video.frame_rate(config.input)) or 25.0
+        frames = video.iterate_video(config.input) if film else _pictures(config.input)
+        made = (make(frame.astype(np.float32) / 255) for frame in frames)
+        video.write_video(config.output, made, frames_per_second=rate)
     elif written is None:
         images.write_image(config.output, make(images.read_image(config.input)))
     else:
@@ -80,6 +82,11 @@ def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             picture = pictures[number]["image"].astype(np.float32) / 255
             images.write_image(path, make(picture))
+
+
+def _pictures(folder: Path) -> Iterator[np.ndarray]:
+    pictures = ImageFolder(folder)
+    return (pictures[number]["image"] for number in range(len(pictures)))
 
 
 def _fit(picture: images.Picture, crop: images.Box | None, size: int) -> images.Picture:
@@ -106,6 +113,8 @@ def _outputs(config: ApplyConfig) -> list[Path] | None:
             )
         return None
     ids = ImageFolder(config.input).ids
+    if output.suffix.lower() in MOVING:
+        return None
     paths = [(output / name).with_suffix(".png") for name in ids]
     if len(set(paths)) < len(paths):  # a.png and a.jpg: the whole names tell them apart
         paths = [output / f"{name}.png" for name in ids]

@@ -72,10 +72,12 @@ class GeneratorConfig:
     """Images per step, over all devices; as many of these are used as divide it."""
     steps: int = 1000
     """Steps of gradient descent in all; --resume may change it, and with it the cosine's length."""
-    learning_rate: float = 5e-4
-    """Adam's learning rate; it falls to a tenth by a cosine unless --schedule constant."""
-    beta1: float = 0.9
-    """Adam's decay of the mean gradient, in [0, 1); adversarial training commonly takes 0.5."""
+    learning_rate: float | None = None
+    """Adam's learning rate; it falls to a tenth by a cosine unless --schedule constant. Without it
+    that which was found best for the loss, 0.0005 where none was sought."""
+    beta1: float | None = None
+    """Adam's decay of the mean gradient, in [0, 1); without it 0.9, and 0.5 beside a
+    discriminator."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Course of the learning rate over the steps."""
     clip_norm: float = 0.0
@@ -123,10 +125,11 @@ class GeneratorConfig:
         for name in (*positive, "save_every", "log_every", "sample_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
-        if not math.isfinite(self.learning_rate) or self.learning_rate <= 0:
-            raise ValueError(f"--learning-rate must be positive; got {self.learning_rate}")
-        if not 0 <= self.beta1 < 1:
-            raise ValueError(f"--beta1 must lie in [0, 1); got {self.beta1}")
+        rate, beta1 = self.adam
+        if not math.isfinite(rate) or rate <= 0:
+            raise ValueError(f"--learning-rate must be positive; got {rate}")
+        if not 0 <= beta1 < 1:
+            raise ValueError(f"--beta1 must lie in [0, 1); got {beta1}")
         if not self.clip_norm >= 0:
             raise ValueError(f"--clip-norm must be at least 0; got {self.clip_norm}")
         if self.profile < 0:
@@ -137,6 +140,20 @@ class GeneratorConfig:
             raise ValueError(f"--ema-decay must lie in [0, 1); got {self.ema_decay}")
         if self.distributed and self.out is None:
             raise ValueError("--distributed needs --out, a folder that all processes see")
+
+    @property
+    def chosen(self) -> tuple[float, float]:
+        """Learning rate and beta1 where none is given."""
+        return 5e-4, 0.9
+
+    @property
+    def adam(self) -> tuple[float, float]:
+        """Adam's learning rate and beta1."""
+        rate, beta1 = self.chosen
+        return (
+            rate if self.learning_rate is None else self.learning_rate,
+            beta1 if self.beta1 is None else self.beta1,
+        )
 
 
 def make_model(config: GeneratorConfig) -> nn.Module:
@@ -168,11 +185,10 @@ def make_features(config: GeneratorConfig, layers: Sequence[str]) -> Features:
 
 def make_optimizer(config: GeneratorConfig) -> optax.GradientTransformation | optax.MultiSteps:
     """Adam, with what the settings add to it."""
-    rate: Any = config.learning_rate
+    rate, beta1 = config.adam
     updates = max(1, config.steps // config.accumulate)
-    if config.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(config.learning_rate, updates, 0.1)
-    optimizer = optax.adam(rate, b1=config.beta1)
+    decaying = optax.cosine_decay_schedule(rate, updates, 0.1)
+    optimizer = optax.adam(decaying if config.schedule == "cosine" else rate, b1=beta1)
     if config.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optax.MultiSteps(optimizer, config.accumulate) if config.accumulate > 1 else optimizer

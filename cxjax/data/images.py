@@ -20,6 +20,8 @@ except ImportError as error:
 Picture = Float[np.ndarray, "_ _ 3"]  # height, width, RGB
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
+APPLE = (".heic", ".heif")  # pictures of Apple's phones, which Pillow does not read
+
 
 def read_image(path: str | os.PathLike[str], *, crop: Box | None = None) -> Picture:
     """Reads a picture of any format and mode, upright.
@@ -51,7 +53,8 @@ def read_image(path: str | os.PathLike[str], *, crop: Box | None = None) -> Pict
             opened.load()
             image = _to_array(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a picture in a format that Pillow reads") from error
+        hint = "; save it as JPEG or PNG first" if path.suffix.lower() in APPLE else ""
+        raise ValueError(f"{path} is not a picture in a format that Pillow reads{hint}") from error
     except Exception as error:  # each of Pillow's decoders has its own
         raise ValueError(f"cannot read the picture {path}: {error}") from error
     return image if crop is None else cut(image, crop, inside=str(path))

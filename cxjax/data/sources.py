@@ -4,16 +4,19 @@ A source is anything with a length whose items are images or dicts with an `"ima
 255 or floating point in [0, 1].
 """
 
+import logging
 import os
+import re
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
-from cxjax.data.images import read_image
+from cxjax.data.images import APPLE, read_image
 from cxjax.data.video import iterate_video
 
+log = logging.getLogger(__name__)
 _NAMED_ONLY = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow tells what they are, and reads none
 
 
@@ -33,6 +36,7 @@ class Source(Protocol):
 class ImageFolder:
     """The pictures in a folder and in the folders in it, in the order of their paths.
 
+    Numbers in a path count as such: `frame2.png` comes before `frame10.png`.
     Items are `{"image": uint8 (h, w, 3), "id": str}`, the id being the path in the folder.
     """
 
@@ -40,7 +44,8 @@ class ImageFolder:
         """Lists the pictures: files whose names end as a format does that Pillow reads.
 
         Args:
-          folder: Folder; names that begin with a dot are left out.
+          folder: Folder; names that begin with a dot are left out, and, with a line in the log,
+            the HEIC pictures of Apple's phones, which Pillow does not read.
 
         Raises:
           ValueError: If there is no such folder, or no picture in it.
@@ -53,13 +58,15 @@ class ImageFolder:
             for end, kind in Image.registered_extensions().items()
             if kind in Image.OPEN and kind not in _NAMED_ONLY
         }
-        self._paths = sorted(
+        paths = [
             path
             for path in self._folder.rglob("*")
-            if path.suffix.lower() in known
-            and not any(part.startswith(".") for part in path.relative_to(self._folder).parts)
+            if not any(part.startswith(".") for part in path.relative_to(self._folder).parts)
             and path.is_file()
-        )
+        ]
+        if left := sum(path.suffix.lower() in APPLE for path in paths):
+            log.warning("%s: %d HEIC pictures are left out; save them as JPEG", folder, left)
+        self._paths = sorted((p for p in paths if p.suffix.lower() in known), key=_natural)
         if not self._paths:
             raise ValueError(f"no file in {folder} ends as a picture does that Pillow reads")
 
@@ -77,6 +84,12 @@ class ImageFolder:
         path = self._paths[index]
         pixels = (read_image(path) * 255).round().astype(np.uint8)
         return {"image": pixels, "id": path.relative_to(self._folder).as_posix()}
+
+
+def _natural(path: Path) -> tuple[list[list[str | int]], Path]:
+    """A key to sort paths by, in which numbers count; paths that differ in zeros alone, as text."""
+    halves = [re.split(r"(\d+)", part) for part in path.parts]  # text and digits by turns
+    return [[int(h) if i % 2 else h for i, h in enumerate(part)] for part in halves], path
 
 
 class VideoFrames:

@@ -91,6 +91,8 @@ def _open_set(
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
+        if (folder := Path(name).parent) != Path() and folder.is_dir():
+            raise ValueError(f"there is no {Path(name).name} in the folder {folder}") from error
         close = difflib.get_close_matches(
             name.split("/")[0], tfds.list_builders(with_community_datasets=False), 3
         )
@@ -127,7 +129,7 @@ def prepare(builder: Any) -> None:
       builder: A `tfds.core.DatasetBuilder`, made with `file_format="array_record"`.
 
     Raises:
-      ImportError: If array_record, which is for Linux only, or importlib_resources is missing.
+      ImportError: If array_record, which is not for Windows, or importlib_resources is missing.
       ValueError, OSError: Whatever fetching and reading the set raises.
     """
     _check_array_record(builder.name)
@@ -150,7 +152,7 @@ def _check_array_record(name: str) -> None:
     except ImportError as error:
         raise ImportError(
             f"there is no file or folder {name}, and sets by name are read by array_record: pip "
-            'install "cxjax[data]" on Linux, the only system it exists for; elsewhere give pictures'
+            'install "cxjax[data]"; on Windows, for which it does not exist, give pictures'
         ) from error
 
 

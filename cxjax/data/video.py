@@ -255,7 +255,8 @@ def _ffmpeg() -> str:
 def _film(path: Path) -> Iterator[Frame]:
     """Frames as FFmpeg gives them in PPM: each tells its size, and none is doubled for a clock."""
     command = [_ffmpeg(), "-nostdin", "-v", "error", "-xerror", "-i", f"file:{path}", "-an"]
-    command += ["-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-"]
+    command += ["-fps_mode", "passthrough", "-f", "image2pipe"]
+    command += ["-pix_fmt", "rgb24", "-c:v", "ppm", "-"]  # of 10 bits it would make PPM of 16
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints)
         assert process.stdout is not None

@@ -17,6 +17,9 @@ SMALLEST = 31  # pixels that AlexNet, which judges, needs
 UNTRAINED: tuple[Loss, ...] = ("identity", "histogram")
 PAIRED = ("man-woman", "noto-fluent", "drawn")
 
+# Of `sweeps.RATES` the best by `sweeps.best_rates`: `tune` made the runs, on man-woman.
+CHOSEN: dict[Loss, float] = {"cx": 3e-3, "cx_target": 3e-2, "gram": 3e-3, "cyclegan": 3e-3}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(GeneratorConfig):
@@ -24,9 +27,10 @@ class Config(GeneratorConfig):
     """Source and target: `man-woman` and `noto-fluent` are emoji with hidden true pairs; `celeb_a`
     (male to female) and `cycle_gan/NAME` are sets of tensorflow-datasets without; `drawn` is made
     on the spot. Or a folder of your own that holds `trainA` and `trainB`, and if you like `testA`
-    and `testB`; without them the last tenth of each is held out."""
+    and `testB`, which are then scored; without them the last tenth of each, at least two."""
     held_out: HeldOut = "validation"
-    """What is scored: settings are chosen on `validation`; `test` is for the table."""
+    """What is scored: settings are chosen on `validation`; `test` is for the table. Of your own
+    folder both are the same."""
 
     loss: Loss = "cx"
     """What is minimised: the Contextual Loss to the target and to the source; the same without the
@@ -66,6 +70,11 @@ class Config(GeneratorConfig):
                 raise ValueError(f"{flag(name)} must be at least 0; got {value}")
         if not math.isfinite(self.bandwidth) or self.bandwidth <= 0:
             raise ValueError(f"--bandwidth must be positive; got {self.bandwidth}")
+
+    @property
+    def chosen(self) -> tuple[float, float]:
+        """Learning rate and beta1 where none is given."""
+        return CHOSEN.get(self.loss, 5e-4), 0.5 if self.loss == "cyclegan" else 0.9
 
     @property
     def default_out(self) -> Path:

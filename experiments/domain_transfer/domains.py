@@ -142,8 +142,11 @@ def _cycle_gan(config: Config) -> Domains:
         for split in ("trainA", "trainB", *tests)
     }
     train = [(parts[s], range(len(parts[s]))) for s in ("trainA", "trainB")]
-    if config.held_out == "validation" or not tests:
-        return _unpaired(config, *train, held_out=max(2, min(map(len, parts.values())) // 10))
+    tenth = max(2, min(map(len, parts.values())) // 10)
+    if not tests:
+        return _unpaired(config, *train, held_out=tenth, both=False)
+    if config.held_out == "validation" and not folder.is_dir():
+        return _unpaired(config, *train, held_out=tenth)
     test = [_lazy(config, parts[s], range(len(parts[s]))) for s in tests]
     source, target = (_lazy(config, *one) for one in train)
     return Domains(
@@ -155,17 +158,22 @@ def _cycle_gan(config: Config) -> Domains:
     )
 
 
-def _unpaired(config: Config, *both: tuple[Source, Sequence[int]], held_out: int) -> Domains:
-    """The last pictures of each domain are held out; before them as many for validation."""
+def _unpaired(
+    config: Config, *domains: tuple[Source, Sequence[int]], held_out: int, both: bool = True
+) -> Domains:
+    """The last of each domain are held out; for `both`, as many before them to validate."""
     parts = []
-    for source, indices in both:
-        if len(indices) < 2 * held_out + config.batch_size:
+    for source, indices in domains:
+        out = 2 * held_out if both else held_out
+        if len(indices) < (needed := out + config.batch_size):
             raise ValueError(
-                f"{config.domains} has a domain of {len(indices)} pictures: too few to hold out "
-                f"twice {held_out} and train on batches of {config.batch_size}"
+                f"{config.domains} has a domain of {len(indices)} pictures: fewer than the "
+                f"{needed} that are needed to hold out {out} and train on batches of "
+                f"{config.batch_size}"
             )
-        train, validation, test = np.split(np.asarray(indices), [-2 * held_out, -held_out])
-        scored = validation if config.held_out == "validation" else test
+        train, scored = np.split(np.asarray(indices), [-out])
+        if both:
+            scored = np.split(scored, 2)[config.held_out == "test"]
         parts.append((_lazy(config, source, train), _lazy(config, source, scored)))
     return Domains(
         source=parts[0][0],

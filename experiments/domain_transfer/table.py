@@ -22,8 +22,6 @@ NAMES: dict[Loss, str] = {
     "cx_target": "CX without the source term",
     "cx": "CX",
 }
-# Of `sweeps.RATES` the best by `sweeps.best_rates`: `tune` made the runs, on man-woman.
-CHOSEN: dict[Loss, float] = {"cx": 3e-3, "cx_target": 3e-2, "gram": 3e-3, "cyclegan": 3e-3}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,8 +46,7 @@ class TuneConfig(tables.TableConfig):
 
 def settings(loss: Loss) -> Config:
     """The configuration of a loss in the tables."""
-    beta1 = 0.5 if loss == "cyclegan" else DEFAULT.beta1
-    rate = CHOSEN.get(loss, DEFAULT.learning_rate)
+    rate, beta1 = dataclasses.replace(DEFAULT, loss=loss).adam
     return dataclasses.replace(DEFAULT, loss=loss, beta1=beta1, learning_rate=rate)
 
 

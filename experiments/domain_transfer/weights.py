@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments import tables
 from experiments.domain_transfer import train
-from experiments.domain_transfer.config import DEFAULT, Config
+from experiments.domain_transfer.config import Config
 from experiments.domain_transfer.results import shown_scores
 from experiments.domain_transfer.table import OUT, settings
 
@@ -23,7 +23,7 @@ class WeightsConfig(tables.TableConfig):
 
 def weight_runs() -> dict[str, Config]:
     """The configurations of all runs, by name."""
-    runs = {IDENTITY: dataclasses.replace(DEFAULT, loss="identity")}
+    runs = {IDENTITY: settings("identity")}
     for weight, steps in TRIED:
         runs[f"source_weight/cx-{weight:g}-{steps}"] = dataclasses.replace(
             settings("cx"), source_weight=weight, steps=steps

@@ -18,6 +18,17 @@ LOSSES: tuple[Loss, ...] = get_args(Loss)
 HeldOut = Literal["validation", "test"]
 SMALLEST = 31  # pixels that AlexNet, which judges, needs
 
+# Of `sweeps.RATES` the best by `sweeps.best_rates`: `tune` made the runs.
+CHOSEN: dict[Loss, float] = {
+    "cx": 1e-2,
+    "cx_perceptual": 3e-3,
+    "l1": 1e-2,
+    "l1_perceptual": 1e-3,
+    "perceptual": 3e-3,
+    "gram": 1e-3,
+    "pix2pix": 1e-3,
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(GeneratorConfig):
@@ -77,6 +88,11 @@ class Config(GeneratorConfig):
             raise ValueError(f"--shift {self.shift} is no less than the --size {self.size}")
         if not math.isfinite(self.bandwidth) or self.bandwidth <= 0:
             raise ValueError(f"--bandwidth must be positive; got {self.bandwidth}")
+
+    @property
+    def chosen(self) -> tuple[float, float]:
+        """Learning rate and beta1 where none is given."""
+        return CHOSEN.get(self.loss, 5e-4), 0.5 if self.loss == "pix2pix" else 0.9
 
     @property
     def default_out(self) -> Path:

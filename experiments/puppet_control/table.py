@@ -26,16 +26,6 @@ NAMES: dict[Loss, str] = {
     "cx": "CX",
     "cx_perceptual": "CX + 0.1 perceptual",
 }
-# Of `sweeps.RATES` the best by `sweeps.best_rates`: `tune` made the runs.
-CHOSEN: dict[Loss, float] = {
-    "cx": 1e-2,
-    "cx_perceptual": 3e-3,
-    "l1": 1e-2,
-    "l1_perceptual": 1e-3,
-    "perceptual": 3e-3,
-    "gram": 1e-3,
-    "pix2pix": 1e-3,
-}
 # The same of aligned pairs, for the control in which L1 should do well.
 CHOSEN_ALIGNED: dict[Loss, float] = {"l1": 3e-3, "cx": 3e-3}
 
@@ -63,8 +53,7 @@ class TuneConfig(tables.TableConfig):
 
 def settings(loss: Loss) -> Config:
     """The configuration of a loss in the tables."""
-    beta1 = 0.5 if loss == "pix2pix" else DEFAULT.beta1
-    rate = CHOSEN.get(loss, DEFAULT.learning_rate)
+    rate, beta1 = dataclasses.replace(DEFAULT, loss=loss).adam
     return dataclasses.replace(DEFAULT, loss=loss, beta1=beta1, learning_rate=rate)
 
 

@@ -1,8 +1,10 @@
 """The clip that drives and the picture to be moved: read, cropped, scaled."""
 
+from pathlib import Path
+
 import numpy as np
 
-from cxjax.data import images
+from cxjax.data import images, video
 from cxjax.data.images import Box, Picture
 from experiments import datasets
 from experiments.correspondences.pictures import PORTRAITS, portrait
@@ -26,8 +28,9 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
         ]
     if len(frames) < config.held_out + config.batch_size:
         raise ValueError(
-            f"{len(frames)} frames of {config.source}: too few to hold out {config.held_out} and "
-            f"train on batches of {config.batch_size}"
+            f"{len(frames)} frames of {config.source}: fewer than the "
+            f"{config.held_out + config.batch_size} that are needed to hold out {config.held_out} "
+            f"and train on batches of {config.batch_size}; --held-out takes 3 or more"
         )
     if config.target == "drawn":
         target = 1 - draw_clip(1, config.size)[0]
@@ -40,8 +43,16 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
     return clip[: -config.held_out], clip[-config.held_out :], target
 
 
+def frame_rate(config: Config) -> float:
+    """Frames per second of the clip as it is taken, or those asked for; 10 where it has none."""
+    if config.frames_per_second:
+        return config.frames_per_second
+    film = Path(config.source).is_file()
+    return (film and video.frame_rate(config.source) / config.every) or 10.0
+
+
 def _read_target(name: str) -> Picture:
-    if "." in name or "/" in name:
+    if "." in name or "/" in name or Path(name).is_file():
         return images.read_image(name)
     paintings = datasets.open_source("paintings")
     known = []

@@ -64,8 +64,9 @@ class Config(GeneratorConfig):
     """h of the Contextual Loss, above 0; the smaller, the more the nearest alone counts."""
     source_weight: float = 1.0
     """Weight of the loss to the source, at least 0; that to the target has 1."""
-    frames_per_second: float = 10.0
-    """Frames per second of the animation that is written."""
+    frames_per_second: float | None = None
+    """Frames per second of the animation that is written; without it the film's own over --every,
+    10 where there is no film."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,8 +74,9 @@ class Config(GeneratorConfig):
         if not self.target_layers:
             raise ValueError("--target-layers needs at least one layer")
         for name in ("bandwidth", "frames_per_second"):
-            if not math.isfinite(getattr(self, name)) or getattr(self, name) <= 0:
-                raise ValueError(f"{flag(name)} must be positive; got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{flag(name)} must be positive; got {value}")
         if not math.isfinite(self.source_weight) or self.source_weight < 0:
             raise ValueError(f"--source-weight must be at least 0; got {self.source_weight}")
         if self.held_out < 3:

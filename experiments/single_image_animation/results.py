@@ -10,7 +10,7 @@ import tyro
 
 from cxjax.data import images, video
 from experiments.generators import FIGURES, Features, write_figures
-from experiments.single_image_animation import measures
+from experiments.single_image_animation import clips, measures
 from experiments.single_image_animation.config import Config
 
 
@@ -25,7 +25,7 @@ def finish(
     seconds: float | None,
 ) -> dict[str, Any]:
     """Writes pictures and figures of what was made of the held-out frames; returns the figures."""
-    write_animation(folder, held_out, result, frames_per_second=config.frames_per_second)
+    write_animation(folder, held_out, result, frames_per_second=clips.frame_rate(config))
     figures = judge(config, features, held_out, result, target)
     figures = write_figures(folder, figures, seconds=seconds)
     print(table({folder.name: figures}))

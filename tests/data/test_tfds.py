@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cxjax.data import video
+from cxjax.data import images, video
 from cxjax.data.sources import ImageFolder, Source, VideoFrames
 from cxjax.data.tfds import batches, open_source
 
@@ -64,6 +64,26 @@ def test_a_folder(folder):
     assert open_source(str(folder))[2]["image"][0, 0].tolist() == [0, 0, 0]
     batch = next(batches(source, batch_size=3, seed=0, size=(8, 8)))
     assert batch["image"].shape == (3, 8, 8, 3)
+
+
+def test_numbers_in_names_count_and_apples_pictures_are_told_of(tmp_path, caplog):
+    names = ["b1.png", "a10.png", "a2.png", "a02.png", "c/1.png", "c.png", "10.png", "9.png"]
+    (tmp_path / "c").mkdir()
+    for name in names:
+        images.write_image(tmp_path / name, np.zeros((2, 2, 3), np.float32))
+    (tmp_path / "phone.HEIC").touch()
+    wanted = ["9.png", "10.png", "a02.png", "a2.png", "a10.png", "b1.png", "c/1.png", "c.png"]
+    assert ImageFolder(tmp_path).ids == wanted
+    assert "1 HEIC pictures are left out; save them as JPEG" in caplog.text
+    with pytest.raises(ValueError, match=r"HEIC is not a picture .*; save it as JPEG or PNG first"):
+        images.read_image(tmp_path / "phone.HEIC")
+
+
+def test_a_wrong_path_into_a_folder_is_said_to_be_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    with pytest.raises(ValueError, match="there is no clip.mp4 in the folder clips"):
+        open_source("clips/clip.mp4")
 
 
 def test_the_splits_of_a_folder_are_folders(folder):
@@ -216,9 +236,10 @@ def test_names_of_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("missing", ["array_record", "importlib_resources"])
 def test_what_preparing_needs(tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    told = {"array_record": "on Linux, the only system", "importlib_resources": r"cxjax\[data\]"}[
-        missing
-    ]
+    told = {
+        "array_record": "on Windows, for which it does not exist",
+        "importlib_resources": r"cxjax\[data\]",
+    }[missing]
     with pytest.raises(ImportError, match=told):
         open_source("three_squares", data_dir=tmp_path)
 

@@ -96,6 +96,17 @@ def test_other_films(tmp_path, frames, suffix):
     assert video.frame_rate(path) == 25
 
 
+def test_a_film_of_ten_bits(tmp_path, frames):
+    """As phones and cameras write them: of such FFmpeg would make 16 bits, if it were let."""
+    video.write_video(tmp_path / "a.mp4", frames, frames_per_second=25, quality=95)
+    path = tmp_path / "a.mov"
+    command = [video._ffmpeg(), "-v", "error", "-i", tmp_path / "a.mp4", "-c:v", "prores_ks"]
+    subprocess.run([*command, "-pix_fmt", "yuv422p10le", path], check=True)
+    read = video.read_video(path)
+    assert read.shape == (12, 32, 48, 3)
+    assert abs(square(read[6])[0] - 18) <= 1
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_frames_that_last_unequally_are_read_once(tmp_path, frames, suffix):
     video.write_video(tmp_path / "a.mp4", frames, frames_per_second=25)

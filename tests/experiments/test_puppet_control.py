@@ -14,7 +14,7 @@ from cxjax.data import images, pipeline, video
 from experiments import apply as application
 from experiments import cli, generators, losses, sweeps
 from experiments.puppet_control import clips, objective, results, table, train
-from experiments.puppet_control.config import LOSSES, VARIANTS, Config
+from experiments.puppet_control.config import CHOSEN, LOSSES, VARIANTS, Config
 from tests.experiments import kept
 
 SMOKE = VARIANTS["smoke"]
@@ -453,7 +453,7 @@ def test_a_batch_of_more_than_all_frames_is_refused():
 
 
 def test_the_rates_are_those_that_the_sweep_found_best():
-    kept.check_rates(table, table.sweep, table.CHOSEN)
+    kept.check_rates(table, table.sweep, CHOSEN)
     kept.check_rates(table, table.sweep_aligned, table.CHOSEN_ALIGNED)
 
 

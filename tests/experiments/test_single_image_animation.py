@@ -192,7 +192,7 @@ def test_another_configuration_is_not_resumed(resumed, capsys):
     before = sorted((p, p.stat().st_mtime) for p in out.rglob("*") if p.is_file())
     go_on = ("--resume", "--out", str(out), "--steps", str(last + 9))
     assert main(*go_on, "--learning-rate", "0.1") == 2
-    assert "--learning-rate 0.0005, not 0.1" in capsys.readouterr().err
+    assert "--learning-rate None, not 0.1" in capsys.readouterr().err
     assert main(*go_on, "--variant", "smoke") == 2
     assert "leave out --variant" in capsys.readouterr().err
     assert sorted((p, p.stat().st_mtime) for p in out.rglob("*") if p.is_file()) == before
@@ -227,8 +227,18 @@ def test_settings_that_cannot_work_are_refused(options, message):
         dataclasses.replace(SMOKE, **options)
 
 
+def test_an_animation_is_as_fast_as_its_film(tmp_path):
+    film = tmp_path / "film.webp"
+    video.write_video(film, clips.draw_clip(6, 32), frames_per_second=20)
+    config = dataclasses.replace(SMOKE, source=str(film), every=2)
+    assert clips.frame_rate(config) == 10
+    assert clips.frame_rate(dataclasses.replace(config, every=1)) == 20
+    assert clips.frame_rate(dataclasses.replace(config, frames_per_second=7.0)) == 7
+    assert clips.frame_rate(SMOKE) == 10
+
+
 def test_clips_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="12 frames of drawn: too few to hold out 11 and train"):
+    with pytest.raises(ValueError, match="12 frames of drawn: fewer than the 13 that are needed"):
         clips.read_pair(dataclasses.replace(SMOKE, held_out=11))
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     given = dataclasses.replace(SMOKE, target=str(tmp_path / "a.png"), target_crop=(10, 10, 50, 20))
