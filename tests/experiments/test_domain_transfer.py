@@ -449,6 +449,12 @@ def test_more_pictures_in_a_batch_than_there_are_is_refused():
         domains.read_domains(dataclasses.replace(SMOKE, batch_size=11))
 
 
+def test_a_plain_command_has_the_rate_of_its_loss():
+    cycle = dataclasses.replace(VARIANTS["default"], loss="cyclegan")
+    assert cycle.adam == (CHOSEN["cyclegan"], 0.5)
+    assert VARIANTS["default"].adam == (CHOSEN["cx"], 0.9)
+
+
 def test_the_rates_are_those_that_the_sweep_found_best():
     kept.check_rates(table, table.sweep, CHOSEN)
 

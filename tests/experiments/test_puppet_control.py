@@ -452,6 +452,14 @@ def test_a_batch_of_more_than_all_frames_is_refused():
         clips.read_clips(dataclasses.replace(SMOKE, batch_size=13))
 
 
+def test_a_plain_command_has_the_rate_of_its_loss():
+    pix2pix = dataclasses.replace(VARIANTS["default"], loss="pix2pix")
+    assert pix2pix.adam == (CHOSEN["pix2pix"], 0.5)
+    assert VARIANTS["default"].adam == (CHOSEN["cx"], 0.9)
+    assert dataclasses.replace(pix2pix, learning_rate=0.2, beta1=0.1).adam == (0.2, 0.1)
+    assert VARIANTS["paper"].adam == (1e-4, 0.9)
+
+
 def test_the_rates_are_those_that_the_sweep_found_best():
     kept.check_rates(table, table.sweep, CHOSEN)
     kept.check_rates(table, table.sweep_aligned, table.CHOSEN_ALIGNED)
