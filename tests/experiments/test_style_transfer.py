@@ -496,7 +496,7 @@ def fails(capsys, *arguments):
             ["--loss", "gram", "--position-weight", "1"],
             "--position-weight is for --loss contextual",
         ),
-        (["--deformation", "1", "--optimizer", "lbfgs"], "no value that --optimizer lbfgs could"),
+        (["--deformation", "1", "--optimizer", "lbfgs"], "--deformation goes with --optimizer"),
         (["--deformation-cells", "1"], "--deformation-cells must be at least 2; got 1"),
         (["--max-points", "-1"], "--max-points must be at least 0"),
         (
