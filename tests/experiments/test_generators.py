@@ -51,9 +51,7 @@ def test_no_process_takes_on_the_number_of_another(folder):
 def test_another_configuration_is_refused_before_the_first_checkpoint_too(folder):
     before = (folder / "config.json").read_text()
     other = parse("--resume", "--out", str(folder), "--model", "unet", "--learning-rate", "0.1")
-    with pytest.raises(
-        ValueError, match=r"--model crn, not unet, --learning-rate None, not 0\.1"
-    ):
+    with pytest.raises(ValueError, match=r"--model crn, not unet, --learning-rate None, not 0\.1"):
         generators.begin(other)
     assert (folder / "config.json").read_text() == before
     (folder / "config.json").write_text(before[:40])
