@@ -77,11 +77,9 @@ def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
     elif written is None:
         images.write_image(config.output, make(images.read_image(config.input)))
     else:
-        pictures = ImageFolder(config.input)
-        for number, path in enumerate(written):
+        for path, picture in zip(written, _pictures(config.input), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture = pictures[number]["image"].astype(np.float32) / 255
-            images.write_image(path, make(picture))
+            images.write_image(path, make(picture.astype(np.float32) / 255))
 
 
 def _pictures(folder: Path) -> Iterator[np.ndarray]:

@@ -92,15 +92,11 @@ def _own(folder: Path, size: int) -> list[Clip]:
             f"--pair {folder} needs at least two actions, one to train on and one held out; cut "
             "longer clips in two"
         )
+    drivers, puppets = found
+    read = lambda path: np.stack([datasets.middle(f, size) for f in datasets.iterate(str(path))])
     return [
-        Clip(
-            action=action,
-            **{
-                character: np.stack([datasets.middle(f, size) for f in datasets.iterate(str(path))])
-                for character, path in (("driver", found[0][action]), ("puppet", found[1][action]))
-            },
-        )
-        for action in found[0]
+        Clip(action=action, driver=read(drivers[action]), puppet=read(puppets[action]))
+        for action in drivers
     ]
 
 

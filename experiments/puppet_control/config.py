@@ -92,7 +92,8 @@ class Config(GeneratorConfig):
     @property
     def chosen(self) -> tuple[float, float]:
         """Learning rate and beta1 where none is given."""
-        return CHOSEN.get(self.loss, 5e-4), 0.5 if self.loss == "pix2pix" else 0.9
+        rate, beta1 = super().chosen
+        return CHOSEN.get(self.loss, rate), 0.5 if self.loss == "pix2pix" else beta1
 
     @property
     def default_out(self) -> Path:

@@ -39,6 +39,13 @@ CUT = {
     "gatys": {"steps": (100,)},
 }
 
+_CHANGED: dict[Recipe, dict[str, Any]] = {  # of the default
+    "contextual_w3": {"content_weight": 3.0},
+    "contextual_places": {"position_weight": 0.3},
+    "contextual_lbfgs": {"optimizer": "lbfgs"},
+    "perceptual": {"loss": "perceptual"},
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NotOptimized:
@@ -90,15 +97,7 @@ def settings_of(recipe: Recipe, variant: str, size: int) -> Config | NotOptimize
     if recipe in CUT:
         cut = dataclasses.replace(VARIANTS[recipe], **CUT[recipe])
         base = cut if variant == "default" else dataclasses.replace(base, loss=cut.loss)
-    elif recipe == "perceptual":
-        base = dataclasses.replace(base, loss=recipe)
-    elif recipe == "contextual_w3":
-        base = dataclasses.replace(base, content_weight=3.0)
-    elif recipe == "contextual_places":
-        base = dataclasses.replace(base, position_weight=0.3)
-    elif recipe == "contextual_lbfgs":
-        base = dataclasses.replace(base, optimizer="lbfgs")
-    return dataclasses.replace(base, size=size)
+    return dataclasses.replace(base, size=size, **_CHANGED.get(recipe, {}))
 
 
 def runs_of(config: CompareConfig) -> dict[str, Config | NotOptimized]:

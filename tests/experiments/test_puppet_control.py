@@ -94,7 +94,7 @@ def _own(folder, frames):
                 images.write_image(path / f"{number:03}.png", picture)
 
 
-def test_films_and_folders_of_ones_own_are_clips(tmp_path, capsys):
+def test_films_and_folders_of_ones_own_are_clips(tmp_path):
     mine = tmp_path / "mine"
     config = {"pair": str(mine), "size": 32}
     with pytest.raises(ValueError, match="and a folder that holds driver and puppet"):

@@ -238,7 +238,8 @@ def test_an_animation_is_as_fast_as_its_film(tmp_path):
 
 
 def test_clips_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="12 frames of drawn: fewer than the 13 that are needed"):
+    message = "12 frames of drawn: fewer than the 13 that are needed to hold out 11 and train"
+    with pytest.raises(ValueError, match=message):
         clips.read_pair(dataclasses.replace(SMOKE, held_out=11))
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     given = dataclasses.replace(SMOKE, target=str(tmp_path / "a.png"), target_crop=(10, 10, 50, 20))
