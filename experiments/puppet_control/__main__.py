@@ -3,24 +3,29 @@
 import functools
 import sys
 
-from experiments import cli
-from experiments.apply import ApplyConfig, apply
-from experiments.puppet_control import table, train
+from experiments.common import apply, cli, training
+from experiments.puppet_control import data, evaluation, objective
 from experiments.puppet_control.config import VARIANTS, Config
+from experiments.puppet_control.grids import GRIDS
 
-COMMANDS = {
-    "apply": (ApplyConfig, functools.partial(apply, config_class=Config)),
-    "tune": (table.TuneConfig, table.tune),
-    "table": (table.PuppetTableConfig, table.make),
-}
+TASK = training.Task(
+    read=data.read_clips,
+    training=data.training_data,
+    layers=objective.layers_of,
+    others=objective.other_networks,
+    make_loss=objective.make_loss,
+    untrained=objective.untrained,
+    evaluate=evaluation.evaluate,
+    show=evaluation.show,
+)
+EXPERIMENT = cli.Experiment(
+    name="puppet_control",
+    description=str(__doc__),
+    variants=VARIANTS,
+    run=functools.partial(training.run, TASK),
+    grids=GRIDS,
+    commands={"apply": apply.command(Config)},
+)
 
 if __name__ == "__main__":
-    sys.exit(
-        cli.main(
-            train.run,
-            VARIANTS,
-            module="experiments.puppet_control",
-            description=str(__doc__),
-            commands=COMMANDS,
-        )
-    )
+    sys.exit(cli.main(EXPERIMENT))

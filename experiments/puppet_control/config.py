@@ -1,14 +1,13 @@
 """Settings of the puppet control, and its named variants."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Literal, get_args
 
 from cxjax.features.vgg import check_known_layers
 from cxjax.options import check_option
-from experiments.cli import flag
-from experiments.generators import GeneratorConfig
+from experiments.common.generators import SMALLEST, GeneratorConfig
+from experiments.common.runs import check_numbers
 
 PAIRS = ("man-woman", "smiley-cat", "drawn")
 Loss = Literal[
@@ -16,9 +15,9 @@ Loss = Literal[
 ]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 HeldOut = Literal["validation", "test"]
-SMALLEST = 31  # pixels that AlexNet, which judges, needs
 
-# Of `sweeps.RATES` the best by `sweeps.best_rates`: `tune` made the runs.
+# Of `sweeps.RATES` the best by `sweeps.best_rates`, by the grid `tune`; of aligned pairs for the
+# control in which L1 should do well.
 CHOSEN: dict[Loss, float] = {
     "cx": 1e-2,
     "cx_perceptual": 3e-3,
@@ -28,6 +27,7 @@ CHOSEN: dict[Loss, float] = {
     "gram": 1e-3,
     "pix2pix": 1e-3,
 }
+CHOSEN_ALIGNED: dict[Loss, float] = {"l1": 3e-3, "cx": 3e-3}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class Config(GeneratorConfig):
     pair: str = "man-woman"
     """Driver and puppet: `man-woman` and `smiley-cat` are animated emoji of two who do the same, or
     feel the same; `drawn` is made on the spot. Or a folder of your own that holds `driver` and
-    `puppet`, and in each, for every action, a film or a folder of frames of the same name; the last
-    action by name is held out."""
+    `puppet`, and in each, for every action, a video or a folder of frames of the same name; the
+    last action by name is held out."""
     held_out: HeldOut = "validation"
     """Actions that are not trained on, and scored. Settings are chosen on `validation`; `test` is
     for the table, and trains on the validation actions too. Of your own folder both are the
@@ -80,14 +80,10 @@ class Config(GeneratorConfig):
         check_known_layers((*self.layers, *self.deep_layers), self.network)
         if not self.layers:
             raise ValueError("--layers needs at least one layer")
-        for name in ("jitter", "shift", "warp", "perceptual_weight", "l1_weight"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{flag(name)} must be at least 0; got {value}")
+        check_numbers(self, "jitter", "shift", "warp", "perceptual_weight", "l1_weight")
         if self.shift >= self.size:
             raise ValueError(f"--shift {self.shift} is no less than the --size {self.size}")
-        if not math.isfinite(self.bandwidth) or self.bandwidth <= 0:
-            raise ValueError(f"--bandwidth must be positive; got {self.bandwidth}")
+        check_numbers(self, "bandwidth", above=True)
 
     @property
     def chosen(self) -> tuple[float, float]:
