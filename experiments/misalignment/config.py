@@ -1,16 +1,15 @@
 """Settings of the misalignment experiment, and its named variants."""
 
 import dataclasses
-import math
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from cxjax.features.vgg import check_known_layers
-from experiments.cli import flag
+from experiments.common.runs import RunConfig, check_distinct, check_numbers
 
 Loss = Literal[
-    "none",  # not optimised, nor is the mean
-    "mean",
+    "none",  # leaves the source as it is
+    "mean",  # of the targets
     "l1",
     "l2",
     "perceptual",
@@ -21,9 +20,9 @@ Loss = Literal[
 ]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 OPTIMIZED = LOSSES[2:]
-SMALLEST = 31  # pixels that AlexNet, which judges, needs
+SMALLEST = 31  # pixels that AlexNet, which LPIPS is computed with, needs
 
-# What `python -m experiments.misalignment tune` chose, on another photograph: results/tuning/.
+# What the grid `tune` found best, on another photograph than the table's.
 TUNED: dict[str, dict[str, float]] = {
     "l1": {"learning_rate": 0.003},
     "l2": {"learning_rate": 0.003},
@@ -54,14 +53,14 @@ class Objective:
     """Layers of VGG16 that the perceptual loss compares."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "patch", "stride", "bandwidth", "projections")
-        check_positive(self, "spatial_weight", zero=True)
+        check_numbers(self, "patch", "stride", "bandwidth", "projections", above=True)
+        check_numbers(self, "spatial_weight")
         check_distinct(self, "layers")
         check_known_layers(self.layers, "vgg16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Objective):
+class Config(Objective, RunConfig):
     photograph: str = "explore_world_animals/lemur"
     """Id of one of the set `photographs`, or a file; `drawn` needs neither."""
     longest: int = 320
@@ -86,18 +85,14 @@ class Config(Objective):
     """Steps of gradient descent, one target each."""
     learning_rate: float | None = None
     """Adam's learning rate, which falls to 0 by a cosine; None is what was tuned for each loss."""
-    out: Path | None = None
-    """Folder for the results, new or empty; without it a new one under out/misalignment/."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "longest", "crop", "targets", "steps", "learning_rate")
-        check_positive(self, "noise", "shift", "max_shift", zero=True)
+        check_numbers(self, "longest", "crop", "targets", "steps", "learning_rate", above=True)
+        check_numbers(self, "noise", "shift", "max_shift", "seeds")
         check_distinct(self, "losses", "seeds")
         if unknown := [loss for loss in self.losses if loss not in LOSSES]:
             raise ValueError(f"--losses: no loss {unknown[0]!r}; known: {', '.join(LOSSES)}")
-        if min(self.seeds) < 0:
-            raise ValueError(f"--seeds must be at least 0; got {min(self.seeds)}")
         if self.shift > self.max_shift:
             raise ValueError(
                 f"--shift must be at most --max-shift {self.max_shift}; got {self.shift}"
@@ -115,32 +110,38 @@ class Config(Objective):
         """Pixels on each side that the scores leave out: room to look for a shift."""
         return self.max_shift + 1
 
-    def of(self, loss: Loss) -> "Config":
-        """The settings of one loss, tuned where they are not given."""
-        given: dict[str, Any] = {"losses": (loss,)}
-        for name, value in TUNED.get(loss, {}).items():
-            if getattr(self, name) is None:
-                given[name] = value
-        return dataclasses.replace(self, **given)
+    @property
+    def default_out(self) -> Path:
+        """Where results go if --out does not say."""
+        return Path("out/misalignment") / f"{Path(self.photograph).stem}-shift{self.shift}"
+
+    def tuned(self, loss: Loss) -> dict[str, float]:
+        """The settings that tuning chose for a loss, but for those that are given."""
+        chosen = TUNED.get(loss, {})
+        return {name: value for name, value in chosen.items() if getattr(self, name) is None}
 
 
-def check_positive(config: Any, *names: str, zero: bool = False) -> None:
-    """Refuses numbers that are not positive; None stands for none."""
-    for name in names:
-        value = getattr(config, name)
-        if value is None:
-            continue
-        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-            bound = "at least 0" if zero else "positive"
-            raise ValueError(f"{flag(name)} must be {bound}; got {value}")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableConfig(Config):
+    """Settings of the table, whose runs have one of its photographs, shifts and losses each."""
 
+    INCIDENTAL: ClassVar = (*Config.INCIDENTAL, "photographs", "shifts")
 
-def check_distinct(config: Any, *names: str) -> None:
-    """Refuses an empty list, and one that names something twice."""
-    for name in names:
-        values = getattr(config, name)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{flag(name)} needs one or more, each once; got {values}")
+    photographs: tuple[str, ...] = (
+        "explore_world_animals/jaguar",
+        "explore_world_animals/lemur",
+        "explore_world_animals/scarlet_macaw",
+    )
+    """Photographs: ids of the set `photographs`, or files."""
+    shifts: tuple[int, ...] = (0, 2, 5, 10)
+    """Largest shifts, in pixels, a column of the table each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_distinct(self, "photographs", "shifts")
+        names = [Path(photograph).stem for photograph in self.photographs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"--photographs must differ in their last name; got {names}")
 
 
 VARIANTS = {

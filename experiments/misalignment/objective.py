@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import cxjax
-from experiments.losses import relative
+from experiments.common.terms import loss_of
 from experiments.misalignment.config import Loss, Objective
 
 LossFn = Callable[[jax.Array, jax.Array, Any, jax.Array], jax.Array]
@@ -25,37 +25,35 @@ def make_loss(loss: Loss, objective: Objective) -> LossFn:
       ValueError: If the name is not that of a loss.
     """
     if loss in ("l1", "l2"):
-        pixels = cxjax.l1_loss if loss == "l1" else cxjax.l2_loss
-        return lambda image, target, params, key: pixels(image, target)
+        of_pixels = loss_of(loss)
+        return lambda image, target, params, key: of_pixels(image, target)
     if loss == "perceptual":
         return functools.partial(_perceptual, objective.layers)
-    if loss not in ("contextual", "contextual_l2", "cobi", "sliced_wasserstein"):
+    bandwidth = {"bandwidth": objective.bandwidth}
+    terms = {
+        "contextual": ("contextual", bandwidth),
+        "contextual_l2": ("contextual", {**bandwidth, "distance": "l2"}),
+        "cobi": ("contextual_bilateral", {"spatial_weight": objective.spatial_weight}),
+        "sliced_wasserstein": ("sliced_wasserstein", {"projections": objective.projections}),
+    }
+    if loss not in terms:
         raise ValueError(f"{loss!r} is not a loss to optimise")
+    name, options = terms[loss]
+    of_points = loss_of(name, **options)
 
     def of_patches(image, target, params, key):
         del params
         x, y = (
-            cxjax.points.patches(one, size=objective.patch, stride=objective.stride)
-            for one in (image, target)
+            cxjax.points.patches(picture, size=objective.patch, stride=objective.stride)
+            for picture in (image, target)
         )
         if loss == "sliced_wasserstein":
-            return cxjax.sliced_wasserstein_loss(
-                key, x.points, y.points, projections=objective.projections
-            )
+            return of_points(key, x.points, y.points)
+        places = {}
         if loss == "cobi":
-            assert objective.spatial_weight is not None
-            return cxjax.contextual_bilateral_loss(
-                x.points,
-                y.points,
-                x_positions=x.positions / len(image),
-                y_positions=y.positions / len(image),
-                spatial_weight=objective.spatial_weight,
-            )
-        assert objective.bandwidth is not None
-        distance = "l2" if loss == "contextual_l2" else "cosine"
-        return cxjax.contextual_loss(
-            x.points, y.points, bandwidth=objective.bandwidth, distance=distance
-        )
+            sets = {"x_positions": x, "y_positions": y}
+            places = {name: patches.positions / len(image) for name, patches in sets.items()}
+        return of_points(x.points, y.points, **places)
 
     return of_patches
 
@@ -63,8 +61,8 @@ def make_loss(loss: Loss, objective: Objective) -> LossFn:
 def _perceptual(layers, image, target, params, key):
     del key
     model, _ = vgg()
-    x, y = (model.apply(params, one, layers=layers) for one in (image, target))
-    return jnp.stack([relative(cxjax.perceptual_loss, x[k], y[k]) for k in layers]).mean()
+    x, y = (model.apply(params, picture, layers=layers) for picture in (image, target))
+    return jnp.stack([loss_of("perceptual")(x[layer], y[layer]) for layer in layers]).mean()
 
 
 @functools.cache

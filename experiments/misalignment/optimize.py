@@ -1,20 +1,21 @@
 """Gradient descent on the pixels of the source."""
 
+import collections
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.common.optimization import descend
 from experiments.misalignment.config import OPTIMIZED, Config, Loss, Objective
+from experiments.misalignment.data import Pair
 from experiments.misalignment.objective import make_loss, vgg
-from experiments.misalignment.pairs import Pair
 
 
 class Result(NamedTuple):
@@ -40,48 +41,47 @@ def optimize(config: Config, loss: Loss, pair: Pair, seed: int) -> Result:
     if loss not in OPTIMIZED:
         image = pair.noisy if loss == "none" else pair.targets.mean(axis=0)
         return Result(np.clip(image, 0, 1), math.nan, 0.0)
-    config = config.of(loss)
+    config = dataclasses.replace(config, **config.tuned(loss))
     fields = [field.name for field in dataclasses.fields(Objective)]
-    step = _make_step(loss, Objective(**{name: getattr(config, name) for name in fields}))
-    image = jnp.asarray(pair.noisy)
-    opt_state = _adam(config.learning_rate, config.steps).init(image)
-    targets = [jnp.asarray(target) for target in pair.targets]
+    step = make_step(loss, Objective(**{name: getattr(config, name) for name in fields}))
+    image, targets = jnp.asarray(pair.noisy), [jnp.asarray(target) for target in pair.targets]
+    state = image, adam(config.learning_rate, config.steps).init(image)
     params = vgg()[1] if loss == "perceptual" else None
     rest = (params, jax.random.key(seed), config.learning_rate, config.steps)
-
-    jax.block_until_ready(step(image, opt_state, targets[0], *rest))  # compiles
-    began = time.perf_counter()
-    values = []
-    for i in range(config.steps):
-        image, opt_state, value = step(image, opt_state, targets[i % len(targets)], *rest)
-        values.append(value)
-    jax.block_until_ready(image)
-    seconds = time.perf_counter() - began
-    last = float(np.mean(values[-len(targets) :]))
-    if not math.isfinite(last):
-        raise FloatingPointError(
-            f"the loss {loss} became {last} in {config.steps} steps; try a smaller --learning-rate"
-        )
-    return Result(np.clip(np.asarray(image), 0, 1), last, seconds)
+    arguments = lambda number: (targets[number % len(targets)], *rest)
+    steps = descend(step, state, arguments, steps=config.steps)
+    try:
+        turn = collections.deque(steps, maxlen=len(targets))  # the last one
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{loss}: {error}") from error
+    image, _ = turn[-1].state
+    last = np.array([progress.metrics["loss"] for progress in turn], np.float32).mean()
+    return Result(np.clip(np.asarray(image), 0, 1), float(last), turn[-1].seconds)
 
 
-def _adam(learning_rate: Any, steps: Any) -> optax.GradientTransformation:
+def adam(learning_rate: Any, steps: Any) -> optax.GradientTransformation:
+    """Adam, its learning rate falling to 0 by a cosine over the steps."""
     return optax.adam(lambda count: learning_rate * (1 + jnp.cos(jnp.pi * count / steps)) / 2)
 
 
 @functools.cache
-def _make_step(loss: Loss, objective: Objective) -> Callable[..., Any]:
+def make_step(loss: Loss, objective: Objective) -> Callable[..., Any]:
     """One step, compiled once for all pictures, rates and numbers of steps. A `lax.scan` over the
     steps would make the perceptual loss several times slower: XLA's CPU convolutions are slow in
     loops.
+
+    Returns:
+      Jitted `((image, state of Adam), target, params, key, learning_rate, steps) -> (the same two,
+      {"loss": scalar})`.
     """
     loss_fn = make_loss(loss, objective)
 
     @jax.jit
-    def step(image, opt_state, target, params, key, learning_rate, steps):
+    def step(state, target, params, key, learning_rate, steps):
+        image, opt_state = state
         key = jax.random.fold_in(key, opt_state[0].count)
         value, gradient = jax.value_and_grad(loss_fn)(image, target, params, key)
-        updates, opt_state = _adam(learning_rate, steps).update(gradient, opt_state)
-        return cast(jax.Array, optax.apply_updates(image, updates)), opt_state, value
+        updates, opt_state = adam(learning_rate, steps).update(gradient, opt_state)
+        return (optax.apply_updates(image, updates), opt_state), {"loss": value}
 
     return step

@@ -1,6 +1,7 @@
 """A noisy crop of a photograph, and clean crops of it that are shifted."""
 
 import difflib
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ def load_photograph(config: Config) -> images.Picture:
       ValueError: If there is none of that id nor such a file, or it is too small for the crop and
         its shifts.
     """
-    photograph = images.resize(_find(config.photograph), longest_side=config.longest)
+    photograph = images.resize(_read(config.photograph), longest_side=config.longest)
     height, width = photograph.shape[:2]
     needed = config.crop + 2 * config.max_shift
     if min(height, width) < needed:
@@ -53,7 +54,7 @@ def make_pair(config: Config, photograph: images.Picture, seed: int) -> Pair:
     Returns:
       The pair, float32.
     """
-    place, noise, shifts = (np.random.default_rng([seed, i]) for i in range(3))
+    place, noise = (np.random.default_rng([seed, i]) for i in range(2))
     side, room = config.crop, config.max_shift
     corner = [
         int(place.integers(room, length - side - room, endpoint=True))
@@ -66,16 +67,25 @@ def make_pair(config: Config, photograph: images.Picture, seed: int) -> Pair:
 
     clean = cut(0, 0)
     noisy = clean + config.noise * noise.normal(size=clean.shape)
-    offsets = shifts.integers(-config.shift, config.shift, (config.targets, 2), endpoint=True)
+    offsets = draw_offsets(config, seed)
     targets = np.stack([cut(*offset) for offset in offsets.tolist()])
     return Pair(clean, noisy.astype(np.float32), targets, offsets)
 
 
-def _find(name: str) -> images.Picture:
+def draw_offsets(config: Config, seed: int) -> np.ndarray:
+    """Rows and columns from the source to each target, `(targets, 2)`, up to the shift."""
+    shifts = np.random.default_rng([seed, 2])
+    return shifts.integers(-config.shift, config.shift, (config.targets, 2), endpoint=True)
+
+
+def _read(name: str) -> images.Picture:
     if name == "drawn":
         return draw()
-    if Path(name).is_file():
-        return images.read_image(name)
+    return images.read_image(name) if Path(name).is_file() else _read_from_set(name)
+
+
+@functools.lru_cache(maxsize=8)  # a grid has many runs of each
+def _read_from_set(name: str) -> images.Picture:
     known = []
     for split in _SPLITS:
         source = open_source("photographs", split=split)
@@ -84,7 +94,7 @@ def _find(name: str) -> images.Picture:
             if example["id"] == name:
                 return np.asarray(example["image"], np.float32) / 255
             known.append(example["id"])
-    by_title = {one.rpartition("/")[2]: one for one in known}
+    by_title = {known_id.rpartition("/")[2]: known_id for known_id in known}
     titles = difflib.get_close_matches(name.rpartition("/")[2], by_title, 3, cutoff=0.5)
     close = [by_title[title] for title in titles] or known[:3]
     raise ValueError(
