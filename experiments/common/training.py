@@ -111,7 +111,7 @@ def run(task: Task, config: GeneratorConfig) -> dict[str, Any]:
     began = time.perf_counter()
     mesh = _begin(config)
     data = task.read(config)
-    make = task.untrained(config, data)
+    untrained = make = task.untrained(config, data)
     networks, loss_fn = Networks(make_model(config), None, {}), None
     if make is None:
         layers = task.layers(config)
@@ -132,8 +132,8 @@ def run(task: Task, config: GeneratorConfig) -> dict[str, Any]:
         make = functools.partial(jax.jit(networks.model.apply), generator_of(params))
     assert make is not None
     metrics = task.evaluate(config, networks, data, make, folder)
-    seconds = None if config.resume else time.perf_counter() - began
-    results = write_results(folder, metrics, seconds=seconds)
+    seconds = 0.0 if untrained else time.perf_counter() - began
+    results = write_results(folder, metrics, seconds=None if config.resume else seconds)
     print(task.show({folder.name: results}))
     return results
 
