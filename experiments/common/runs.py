@@ -226,6 +226,13 @@ def write_results(folder: Path, metrics: Metrics, *, seconds: float | None) -> d
     return results
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results of the run in a folder; a ValueError if it has none."""
+    if not (folder / RESULTS).is_file():
+        raise ValueError(f"{folder} has no {RESULTS}: it is no run, or one that has not ended")
+    return json.loads((folder / RESULTS).read_text())
+
+
 def run(prepare: Callable[[Any], Callable[[Path], Metrics]], config: RunConfig) -> dict[str, Any]:
     """Carries out a run: `prepare` reads and checks all, what it returns works in a new folder.
 

@@ -26,6 +26,7 @@ EXPERIMENT = cli.Experiment(
     grids=GRIDS,
     commands={
         "apply": apply.command(Config),
+        "show": training.show_command(TASK),
         "terms": (answers.TermsConfig, answers.show),
     },
 )
