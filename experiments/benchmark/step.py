@@ -198,7 +198,7 @@ def table(config: StepConfig, seconds: dict[str, float], saving: dict[int, Any])
 
 
 def run(config: StepConfig) -> dict[str, Any]:
-    """Measures all; after each figure, what there is stands on disk."""
+    """Measures all; after each part, what there is stands on disk."""
     out = make_folder(config.out, Path("out/benchmark-step"))
     step = Step(config)
     seconds = measure_parts(step, config.repeats)

@@ -149,7 +149,7 @@ def _in_loops(program: str) -> set[str]:
 def measure(
     training: Training, batch_per_device: int, used: list[Any], parallelism: Parallelism
 ) -> dict[str, Any]:
-    """The figures of one number of devices."""
+    """The traffic of one number of devices."""
     compiled = compile_step(training, batch_per_device, used, parallelism)
     operations = collectives(compiled.as_text(), len(used))
     return {
@@ -163,7 +163,7 @@ def measure(
 
 
 def table(config: TrafficConfig, rows: list[dict[str, Any]], kind: str) -> str:
-    """The figures as Markdown."""
+    """The traffic as Markdown."""
     about_it = (
         f"CRN {'small' if config.small else 'of the published size'}, {config.size} px, "
         f"{config.batch_per_device} images per device, Contextual Loss on "

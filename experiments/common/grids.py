@@ -195,9 +195,9 @@ def _of_records(
     base: Any, configs: dict[str, Any], records: Mapping[str, Record], folder: Path
 ) -> Finished:
     metrics = {
-        name: {"seconds": records[name].seconds, **found}
+        name: {"seconds": records[name].seconds, **metrics}
         for name in configs
-        if name in records and (found := records[name].metrics) is not None
+        if name in records and (metrics := records[name].metrics) is not None
     }
     return Finished(base, configs, metrics, folder, frozenset(records) - frozenset(metrics))
 
@@ -236,15 +236,15 @@ def _select(changes: Changes, words: Sequence[str]) -> dict[str, Mapping[str, An
     places = range(max((len(names) for names in parts.values()), default=0))
     of_place: dict[int, set[str]] = {}
     for word in words:
-        found = {
+        matching = {
             place
             for place in places
             if any(place < len(n) and fnmatch.fnmatchcase(n[place], word) for n in parts.values())
         }
-        if not found:
+        if not matching:
             known = dict.fromkeys(part for names in parts.values() for part in names)
             raise ValueError(f"--only {word} is no part of a run's name; known: {', '.join(known)}")
-        for place in found:
+        for place in matching:
             of_place.setdefault(place, set()).add(word)
     selected = {
         name: changes[name]

@@ -23,13 +23,13 @@ class Column(NamedTuple):
 def metric(*path: str) -> Callable[[Metrics], Any]:
     """A function that takes a metric out of a run's: a key, or keys of metrics within metrics."""
 
-    def value(metrics: Metrics) -> Any:
-        found: Any = metrics
+    def take(metrics: Metrics) -> Any:
+        value: Any = metrics
         for key in path:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
 
-    return value
+    return take
 
 
 SECONDS = Column("seconds", lambda metrics: metrics.get("seconds") or None, 0)

@@ -19,7 +19,7 @@ from experiments.domain_transfer.data import Domains, by_kind
 Comparison = Callable[[jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 BACKWARD = "backward"  # CycleGAN's generator from target to source
-JUDGES = {"source": "source_judge", "target": "target_judge"}
+DISCRIMINATORS = {"source": "source_judge", "target": "target_judge"}
 
 
 def layers_of(config: Config) -> tuple[str, ...]:
@@ -37,8 +37,11 @@ def other_networks(config: Config) -> dict[str, tuple[nn.Module, int]]:
     """The networks that CycleGAN trains beside the generator, with their channels."""
     if config.loss != "cyclegan":
         return {}
-    judge = make_discriminator(config)
-    return {BACKWARD: (make_model(config), 3), **{name: (judge, 3) for name in JUDGES.values()}}
+    discriminator = make_discriminator(config), 3
+    return {
+        BACKWARD: (make_model(config), 3),
+        **dict.fromkeys(DISCRIMINATORS.values(), discriminator),
+    }
 
 
 def untrained(config: Config, domains: Domains) -> Make | None:
@@ -117,10 +120,10 @@ def _cyclegan(config: Config, networks: Networks) -> LossFn:
             + l1(forward(fake["source"]), batch["target"])
         }
         loss = config.cycle_weight * terms["cycle"]
-        for domain, judge in JUDGES.items():
-            network = networks.others[judge]
-            pair = adversarial(network.apply, params[judge], real=batch[domain], fake=fake[domain])
-            terms |= {f"{name}_{domain}": value for name, value in pair.items()}
+        for domain, name in DISCRIMINATORS.items():
+            network = networks.others[name]
+            pair = adversarial(network.apply, params[name], real=batch[domain], fake=fake[domain])
+            terms |= {f"{term}_{domain}": value for term, value in pair.items()}
             loss = loss + sum(pair.values())
         return jnp.asarray(loss), terms
 
