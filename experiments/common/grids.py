@@ -1,7 +1,7 @@
 """Grids: named lists of runs, made by one mechanism, and the tables that are made of them.
 
 A finished run leaves a record in its folder and is not made again, so that a grid can be stopped at
-any time and goes on, by several processes too. The records that are kept beside an experiment, in
+any time and resumed, by several processes too. The records that are kept beside an experiment, in
 its `results.jsonl`, count as finished too.
 """
 
@@ -331,7 +331,7 @@ def _make_run(
             print(error)
             diverged = str(error)
         except Resumable as stopped:
-            message = f"stopped in {name}, which is saved; the same command goes on with it"
+            message = f"stopped in {name}, which is saved; the same command resumes it"
             raise Resumable(message, stopped.signal) from stopped
         record = make_record(
             results,
