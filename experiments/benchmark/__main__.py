@@ -2,22 +2,17 @@
 
 import sys
 
-from experiments import cli
 from experiments.benchmark import measure, step, traffic
-from experiments.benchmark.config import VARIANTS
+from experiments.benchmark.config import VARIANTS, StepConfig, TrafficConfig
+from experiments.common import cli
 
-COMMANDS = {
-    "step": (step.StepConfig, step.run),
-    "traffic": (traffic.TrafficConfig, traffic.run),
-}
+EXPERIMENT = cli.Experiment(
+    name="benchmark",
+    description=str(__doc__),
+    variants=VARIANTS,
+    run=measure.run,
+    commands={"step": (StepConfig, step.run), "traffic": (TrafficConfig, traffic.run)},
+)
 
 if __name__ == "__main__":
-    sys.exit(
-        cli.main(
-            measure.run,
-            VARIANTS,
-            module="experiments.benchmark",
-            description=str(__doc__),
-            commands=COMMANDS,
-        )
-    )
+    sys.exit(cli.main(EXPERIMENT))

@@ -1,7 +1,6 @@
 """Time and memory of the Contextual Loss against the floor: the products it cannot avoid."""
 
 import functools
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,9 @@ from cxjax.distances import product
 from cxjax.losses.contextual import Implementation
 from experiments.benchmark.config import Config
 from experiments.benchmark.timing import median_seconds, temporary_bytes
-from experiments.cli import make_folder, to_json
-from experiments.environment import about, environment
+from experiments.common import tables
+from experiments.common.environment import about, environment
+from experiments.common.runs import make_folder, to_json, write_json
 
 
 def floor(block_size: int, *, targets_too: bool) -> Callable[[jax.Array, jax.Array], Any]:
@@ -47,22 +47,22 @@ def floor(block_size: int, *, targets_too: bool) -> Callable[[jax.Array, jax.Arr
 
 def cases(config: Config, n: int) -> dict[str, Callable[[jax.Array, jax.Array], Any]]:
     """Name to function of the two sets. A floor is named by what it is the floor of."""
-    found = {}
+    functions = {}
     blocks = [block for block in config.blocks if n % block == 0]
     for block in blocks:
-        found[f"floor x, block {block}"] = floor(block, targets_too=False)
-        found[f"floor x and y, block {block}"] = floor(block, targets_too=True)
+        functions[f"floor x, block {block}"] = floor(block, targets_too=False)
+        functions[f"floor x and y, block {block}"] = floor(block, targets_too=True)
     for implementation in get_args(Implementation):
         if implementation == "reference" and n > config.dense_up_to:
             continue
         loss = functools.partial(cxjax.contextual_loss, implementation=implementation)
-        found[f"{implementation} value"] = loss
-        found[f"{implementation} x"] = jax.value_and_grad(loss, 0)
-        found[f"{implementation} x and y"] = jax.value_and_grad(loss, (0, 1))
+        functions[f"{implementation} value"] = loss
+        functions[f"{implementation} x"] = jax.value_and_grad(loss, 0)
+        functions[f"{implementation} x and y"] = jax.value_and_grad(loss, (0, 1))
     for block in blocks:
         loss = functools.partial(cxjax.contextual_loss, block_size=block)
-        found[f"blockwise x, block {block}"] = jax.value_and_grad(loss, 0)
-    return found
+        functions[f"blockwise x, block {block}"] = jax.value_and_grad(loss, 0)
+    return functions
 
 
 def measure(config: Config, n: int) -> list[dict[str, Any]]:
@@ -95,39 +95,43 @@ def measure(config: Config, n: int) -> list[dict[str, Any]]:
 
 def table(config: Config, rows: list[dict[str, Any]]) -> str:
     """The measurements as Markdown."""
-    lines = [
+    about_it = (
         f"n = m points of {config.channels} channels, float32, bandwidth 0.5, cosine distance; "
         f"median of {config.repeats} rounds in which every case runs once. {about()}. Without a "
-        "block in its name, the blockwise implementation chooses its own.",
-        "",
-        "| n | case | seconds | times floor | XLA temporaries, MB |",
-        "|---|---|---|---|---|",
+        "block in its name, the blockwise implementation chooses its own."
+    )
+    cells = [
+        [
+            f"{row['n']:,}",
+            row["case"],
+            f"{row['seconds']:.3f}",
+            "" if row["times_floor"] is None else f"{row['times_floor']:.2f}",
+            f"{row['temporary_megabytes']:,.1f}",
+        ]
+        for row in rows
     ]
-    for row in rows:
-        ratio = "" if row["times_floor"] is None else f"{row['times_floor']:.2f}"
-        lines.append(
-            f"| {row['n']:,} | {row['case']} | {row['seconds']:.3f} | {ratio} "
-            f"| {row['temporary_megabytes']:,.1f} |"
-        )
-    lines += ["", *growth(rows)] if len({row["n"] for row in rows}) > 1 else []
-    return "\n".join(lines) + "\n"
+    header = ["n", "case", "seconds", "times floor", "XLA temporaries, MB"]
+    shown = [about_it, tables.markdown(header, cells)]
+    if len({row["n"] for row in rows}) > 1:
+        shown.append(growth(rows))
+    return "\n\n".join(shown) + "\n"
 
 
-def growth(rows: list[dict[str, Any]]) -> list[str]:
+def growth(rows: list[dict[str, Any]]) -> str:
     """How time and memory of each case grow from its smallest to its largest size."""
-    lines = ["| case | from n | to n | time grows as n to the | temporaries as n to the |"]
-    lines.append("|---|---|---|---|---|")
+    cells = []
     for case in dict.fromkeys(row["case"] for row in rows):
-        found = sorted((row for row in rows if row["case"] == case), key=lambda row: row["n"])
-        first, last = found[0], found[-1]
+        of_case = sorted((row for row in rows if row["case"] == case), key=lambda row: row["n"])
+        first, last = of_case[0], of_case[-1]
         if first["n"] < last["n"]:
             exponents = [
                 math.log(last[what] / first[what]) / math.log(last["n"] / first["n"])
                 for what in ("seconds", "temporary_megabytes")
             ]
-            ends = f"{first['n']:,} | {last['n']:,}"
-            lines.append(f"| {case} | {ends} | {exponents[0]:.2f} | {exponents[1]:.2f} |")
-    return lines
+            ends = [f"{first['n']:,}", f"{last['n']:,}"]
+            cells.append([case, *ends, *(f"{exponent:.2f}" for exponent in exponents)])
+    header = ["case", "from n", "to n", "time grows as n to the", "temporaries as n to the"]
+    return tables.markdown(header, cells)
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -137,8 +141,8 @@ def run(config: Config) -> list[dict[str, Any]]:
     for n in sorted(set(config.sizes)):
         print(f"n = m = {n:,} ...", flush=True)
         rows += measure(config, n)
-        found = {"config": to_json(config), "environment": environment(), "rows": rows}
-        (out / "benchmark.json").write_text(json.dumps(found, indent=1))
+        measured = {"config": to_json(config), "environment": environment(), "rows": rows}
+        write_json(out / "benchmark.json", measured)
         (out / "benchmark.md").write_text(table(config, rows))
     print(table(config, rows), end="")
     return rows

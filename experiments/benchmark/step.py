@@ -1,13 +1,11 @@
 """Time of a train step beside that of its parts, and what saving checkpoints adds to it."""
 
-import dataclasses
 import functools
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -16,67 +14,57 @@ import numpy as np
 
 import cxjax
 from cxjax import points
-from cxjax.features.vgg import check_known_layers
 from cxjax.training.checkpoint import Checkpoints
 from cxjax.training.state import Optimizer
 from cxjax.training.step import LossFn
-from experiments import generators
+from experiments.benchmark.config import StepConfig
 from experiments.benchmark.timing import median_seconds
-from experiments.cli import make_folder, to_json
-from experiments.environment import about, environment
-from experiments.single_image_animation.config import Config as AnimationConfig
-from experiments.single_image_animation.objective import make_loss
+from experiments.common import tables
+from experiments.common.environment import about, environment
+from experiments.common.generators import (
+    GeneratorConfig,
+    make_features,
+    make_model,
+    make_optimizer,
+)
+from experiments.common.runs import make_folder, to_json, write_json
+from experiments.common.terms import Features, loss_of, to_target_and_source
 
 MINUTE = 60.0
 _ARRAY_BYTES = 2_000_000  # of each array of a state that is only there to be saved
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StepConfig:
-    """Times a train step beside its parts, and what saving checkpoints adds to it."""
-
-    out: Path | None = None
-    """Folder for step.json and step.md, new or empty; without it a new out/benchmark-step."""
-    size: int = 128
-    """Height and width of the images, in pixels."""
-    batch_size: int = 4
-    """Images per step."""
-    small: bool = True
-    """The small cascaded refinement network; otherwise the published one."""
-    layers: tuple[str, ...] = ("conv3_2", "conv4_2")
-    """Layers of VGG16 on which the images are compared with one target."""
-    repeats: int = 9
-    """Timed rounds after one that is not; the median counts. Each round runs every case once."""
-    state_megabytes: tuple[int, ...] = (8, 100, 300)
-    """Sizes of the states that are saved while steps go on, in MB."""
-    steps_beside: int = 4
-    """Number of steps that are timed with a save begun after the first, and without."""
-
-    def __post_init__(self) -> None:
-        check_known_layers(self.layers, "vgg16")
-        numbers = (self.size, self.batch_size, self.repeats, self.steps_beside)
-        if min(*numbers, *self.state_megabytes, 2) < 1 or not self.layers:
-            raise ValueError("all numbers must be at least 1, and --layers needs at least one")
 
 
 class Training(NamedTuple):
     """What a step is made of."""
 
     model: nn.Module
-    features: generators.Features
+    features: Features
     target: np.ndarray
     loss_fn: LossFn
     optimizer: Optimizer
 
 
 def make_training(layers: Sequence[str], **settings: Any) -> Training:
-    """The animation's generator and loss, to a random target alone; `settings` as in its Config."""
-    config = AnimationConfig(target_layers=tuple(layers), source_layers=(), **settings)
-    model = generators.make_model(config)
-    features = generators.make_features(config, layers)
+    """A generator and its Contextual Loss to a random target; `settings` as in its Config."""
+    config = GeneratorConfig(**settings)
+    model = make_model(config)
+    features = make_features(config, layers)
     target = np.asarray(jax.random.uniform(jax.random.key(0), (config.size, config.size, 3)))
-    loss_fn = make_loss(config, model, features, target)
-    return Training(model, features, target, loss_fn, generators.make_optimizer(config))
+    of_target = jax.device_get(jax.jit(features)(target))
+    contextual = loss_of("contextual")
+
+    def loss_fn(params, batch, key):
+        made = features(cast(jax.Array, model.apply(params, batch["image"])))
+        return to_target_and_source(
+            made,
+            of_target,
+            {},
+            losses=(contextual, contextual),
+            layers=(tuple(layers), ()),
+            source_weight=0.0,
+        )
+
+    return Training(model, features, target, loss_fn, make_optimizer(config))
 
 
 class Step:
@@ -118,8 +106,8 @@ class Step:
             return made, pull(cotangent)
 
         def network(images, cotangent):
-            found, pull = jax.vjp(self.features, images)
-            return found, pull(cotangent)
+            maps, pull = jax.vjp(self.features, images)
+            return maps, pull(cotangent)
 
         made = jax.jit(self.features)(self.images)
         generator, network = jax.jit(generator), jax.jit(network)
@@ -136,12 +124,9 @@ class Step:
 def measure_parts(step: Step, repeats: int) -> dict[str, float]:
     """Median seconds of the step, of its parts, and their sum."""
     parts = step.parts
-    found = median_seconds({**parts, "train step": step}, repeats)
-    return {
-        **{name: found[name] for name in parts},
-        "their sum": sum(found[name] for name in parts),
-        "train step": found["train step"],
-    }
+    seconds = median_seconds({**parts, "train step": step}, repeats)
+    whole = seconds.pop("train step")
+    return {**seconds, "their sum": sum(seconds.values()), "train step": whole}
 
 
 def measure_saving(
@@ -178,44 +163,51 @@ def measure_saving(
             checkpoints.wait()
 
     with Checkpoints(folder, config={}, keep=1) as checkpoints:
-        found = median_seconds({"with": lambda: run(True), "without": lambda: run(False)}, repeats)
+        cases = {"with": lambda: run(True), "without": lambda: run(False)}
+        seconds = median_seconds(cases, repeats)
     shutil.rmtree(folder)
-    return {"blocked": float(np.median(blocked[1:])), "added": found["with"] - found["without"]}
+    return {"blocked": float(np.median(blocked[1:])), "added": seconds["with"] - seconds["without"]}
 
 
 def table(config: StepConfig, seconds: dict[str, float], saving: dict[int, Any]) -> str:
     """The measurements as Markdown."""
     layers = " + ".join(config.layers)
-    lines = [
+    about_it = (
         f"CRN {'small' if config.small else 'of the published size'}, {config.size} px, batch "
         f"{config.batch_size}, Contextual Loss on {layers}, float32; median of {config.repeats} "
-        f"rounds in which every case runs once. {about()}.",
-        "",
-        "| part | seconds | times the sum |",
-        "|---|---|---|",
+        f"rounds in which every case runs once. {about()}."
+    )
+    parts = [
+        [name, f"{value:.4f}", f"{value / seconds['their sum']:.2f}"]
+        for name, value in seconds.items()
     ]
-    for name, value in seconds.items():
-        lines.append(f"| {name} | {value:.4f} | {value / seconds['their sum']:.2f} |")
+    shown = [about_it, tables.markdown(["part", "seconds", "times the sum"], parts)]
     if saving:
-        lines += ["", "| state saved, MB | step held up, s | added in all, s | at one a minute |"]
-        lines.append("|---|---|---|---|")
-    for megabytes, found in saving.items():
-        share = f"{100 * found['added'] / MINUTE:.1f} %"
-        lines.append(f"| {megabytes} | {found['blocked']:.3f} | {found['added']:.2f} | {share} |")
-    return "\n".join(lines) + "\n"
+        rows = [
+            [
+                str(megabytes),
+                f"{cost['blocked']:.3f}",
+                f"{cost['added']:.2f}",
+                f"{100 * cost['added'] / MINUTE:.1f} %",
+            ]
+            for megabytes, cost in saving.items()
+        ]
+        header = ["state saved, MB", "step held up, s", "added in all, s", "at one a minute"]
+        shown.append(tables.markdown(header, rows))
+    return "\n\n".join(shown) + "\n"
 
 
 def run(config: StepConfig) -> dict[str, Any]:
-    """Measures all; after each figure, what there is stands on disk."""
+    """Measures all; after each part, what there is stands on disk."""
     out = make_folder(config.out, Path("out/benchmark-step"))
     step = Step(config)
     seconds = measure_parts(step, config.repeats)
     saving: dict[int, Any] = {}
-    found: dict[str, Any] = {"config": to_json(config), "environment": environment()}
+    measured: dict[str, Any] = {"config": to_json(config), "environment": environment()}
 
     def write() -> None:
-        found.update(seconds=seconds, saving=saving)
-        (out / "step.json").write_text(json.dumps(found, indent=1))
+        measured.update(seconds=seconds, saving=saving)
+        write_json(out / "step.json", measured)
         (out / "step.md").write_text(table(config, seconds, saving))
 
     write()
@@ -230,4 +222,4 @@ def run(config: StepConfig) -> dict[str, Any]:
         )
         write()
     print(table(config, seconds, saving), end="")
-    return found
+    return measured

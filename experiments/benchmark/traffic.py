@@ -2,12 +2,10 @@
 
 import collections
 import contextlib
-import dataclasses
-import json
 import math
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +15,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 import cxjax
 from cxjax.training import devices
 from cxjax.training.devices import AXIS, Parallelism
+from experiments.benchmark.config import TrafficConfig
 from experiments.benchmark.step import Training, make_training
 from experiments.benchmark.timing import temporary_bytes
-from experiments.cli import make_folder, to_json
-from experiments.environment import about, environment
+from experiments.common import tables
+from experiments.common.environment import about, environment
+from experiments.common.runs import make_folder, to_json, write_json
 
 # What each device sends, as a multiple of the array's bytes, in a ring of n (the bandwidth-optimal
 # algorithm). The array is the operation's result on one device.
@@ -42,43 +42,12 @@ _CALLED = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrafficConfig:
-    """Counts the bytes that a train step sends between devices, from the compiled program."""
-
-    out: Path | None = None
-    """Folder for traffic.json and traffic.md, new or empty; without it a new
-    out/benchmark-traffic."""
-    size: int = 128
-    """Height and width of the images, in pixels."""
-    batch_per_device: int = 1
-    """Images per step and device."""
-    small: bool = True
-    """The small cascaded refinement network; otherwise the published one."""
-    target_layers: tuple[str, ...] = ("conv3_2", "conv4_2")
-    """Layers of VGG16 on which the images are compared with one target."""
-    remat: bool = False
-    """Compute the feature network's activations again in the backward pass: less memory, more
-    time."""
-    parallelism: tuple[Parallelism, ...] = get_args(Parallelism)
-    """Ways to run the step."""
-    devices: tuple[int, ...] = (1, 2, 4, 8)
-    """Numbers of devices to compile for."""
-    topology: str | None = None
-    """Compile for these TPUs, such as v5e:2x4, which need not be there: pip install libtpu. Without
-    it, for simulated CPU devices."""
-
-    def __post_init__(self) -> None:
-        if not self.devices or min(self.size, self.batch_per_device, *self.devices) < 1:
-            raise ValueError("--size, --batch-per-device and --devices must be at least 1")
-
-
 def find_devices(config: TrafficConfig) -> list[Any]:
     """As many devices as the largest number asks for, to compile for."""
     most = max(config.devices)
     if config.topology is not None:
         try:
-            found = topologies.get_topology_desc(
+            available = topologies.get_topology_desc(
                 platform="tpu", topology_name=config.topology
             ).devices
         except (RuntimeError, ValueError) as error:
@@ -89,10 +58,10 @@ def find_devices(config: TrafficConfig) -> list[Any]:
     else:
         with contextlib.suppress(RuntimeError):  # JAX has begun, with as many as it has
             jax.config.update("jax_num_cpu_devices", most)
-        found = jax.devices("cpu")
-    if len(found) < most:
-        raise ValueError(f"--devices {most} are more than the {len(found)} that there are")
-    return list(found)
+        available = jax.devices("cpu")
+    if len(available) < most:
+        raise ValueError(f"--devices {most} are more than the {len(available)} that there are")
+    return list(available)
 
 
 def compile_step(
@@ -136,9 +105,9 @@ def collectives(program: str, number: int) -> list[dict[str, Any]]:
     for line in program.splitlines():
         if opened := _COMPUTATION.match(line):
             name = opened[1]
-        if not (found := _OPERATION.search(line)):
+        if not (operation := _OPERATION.search(line)):
             continue
-        shapes, kind, started = found.groups()
+        shapes, kind, started = operation.groups()
         if name in inside:
             raise ValueError(f"{kind} stands in the loop {name}: it cannot be counted")
         sizes = [_bytes(*array) for array in _ARRAY.findall(shapes)]
@@ -171,53 +140,55 @@ def _in_loops(program: str) -> set[str]:
             bodies |= names
     seen, left = set(), list(bodies)
     while left:
-        if (one := left.pop()) not in seen:
-            seen.add(one)
-            left += called[one]
+        if (computation := left.pop()) not in seen:
+            seen.add(computation)
+            left += called[computation]
     return seen
 
 
 def measure(
     training: Training, batch_per_device: int, used: list[Any], parallelism: Parallelism
 ) -> dict[str, Any]:
-    """The figures of one number of devices."""
+    """The traffic of one number of devices."""
     compiled = compile_step(training, batch_per_device, used, parallelism)
-    found = collectives(compiled.as_text(), len(used))
+    operations = collectives(compiled.as_text(), len(used))
     return {
         "devices": len(used),
         "parallelism": parallelism,
-        "operations": found,
-        "bytes": sum(row["bytes"] for row in found),
-        "sent": sum(row["sent"] for row in found),
+        "operations": operations,
+        "bytes": sum(row["bytes"] for row in operations),
+        "sent": sum(row["sent"] for row in operations),
         "temporary_megabytes": temporary_bytes(compiled) / 1e6,
     }
 
 
 def table(config: TrafficConfig, rows: list[dict[str, Any]], kind: str) -> str:
-    """The figures as Markdown."""
-    lines = [
+    """The traffic as Markdown."""
+    about_it = (
         f"CRN {'small' if config.small else 'of the published size'}, {config.size} px, "
         f"{config.batch_per_device} images per device, Contextual Loss on "
         f"{' + '.join(config.target_layers)}{', remat' if config.remat else ''}; compiled for "
-        f"{kind}. {about()}.",
-        "",
-        "| devices | parallelism | operations | arrays reduced, MB | sent by each device, MB | "
-        "XLA temporaries, MB |",
-        "|---|---|---|---|---|---|",
+        f"{kind}. {about()}."
+    )
+    header = ["devices", "parallelism", "operations", "arrays reduced, MB"]
+    header += ["sent by each device, MB", "XLA temporaries, MB"]
+    cells = [
+        [
+            str(row["devices"]),
+            row["parallelism"],
+            ", ".join(f"{o['count']} {o['kind']}" for o in row["operations"]) or "none",
+            f"{row['bytes'] / 1e6:.3f}",
+            f"{row['sent'] / 1e6:.3f}",
+            f"{row['temporary_megabytes']:.1f}",
+        ]
+        for row in rows
     ]
-    for row in rows:
-        operations = ", ".join(f"{one['count']} {one['kind']}" for one in row["operations"])
-        lines.append(
-            f"| {row['devices']} | {row['parallelism']} | {operations or 'none'} | "
-            f"{row['bytes'] / 1e6:.3f} | {row['sent'] / 1e6:.3f} | "
-            f"{row['temporary_megabytes']:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+    return f"{about_it}\n\n{tables.markdown(header, cells)}\n"
 
 
 def run(config: TrafficConfig) -> list[dict[str, Any]]:
     """Compiles for every number of devices; after each, what there is stands on disk."""
-    found = find_devices(config)
+    available = find_devices(config)
     out = make_folder(config.out, Path("out/benchmark-traffic"))
     training = make_training(
         config.target_layers, size=config.size, small=config.small, remat=config.remat
@@ -226,10 +197,10 @@ def run(config: TrafficConfig) -> list[dict[str, Any]]:
     for parallelism in config.parallelism:
         for number in config.devices:
             print(f"{parallelism}, {number} devices ...", flush=True)
-            used = found[:number]
+            used = available[:number]
             rows.append(measure(training, config.batch_per_device, used, parallelism))
             kept = {"config": to_json(config), "environment": environment(), "rows": rows}
-            (out / "traffic.json").write_text(json.dumps(kept, indent=1))
-            (out / "traffic.md").write_text(table(config, rows, found[0].device_kind))
-    print(table(config, rows, found[0].device_kind), end="")
+            write_json(out / "traffic.json", kept)
+            (out / "traffic.md").write_text(table(config, rows, available[0].device_kind))
+    print(table(config, rows, available[0].device_kind), end="")
     return rows

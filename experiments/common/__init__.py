@@ -1,7 +1,1 @@
 """What the experiments share: command line, runs and their records, grids, terms of losses."""
-
-import os
-
-# Each program that XLA takes from the cache of compiled programs on a CPU is reported as an error,
-# for a difference that XLA itself made. To be set before JAX is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

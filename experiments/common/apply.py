@@ -74,9 +74,9 @@ def apply(config: ApplyConfig, config_class: type[GeneratorConfig]) -> None:
 
     config.output.parent.mkdir(parents=True, exist_ok=True)
     if config.output.suffix.lower() in MOVING:
-        film = not config.input.is_dir()
-        rate = config.frames_per_second or (film and video.frame_rate(config.input)) or 25.0
-        frames = video.iterate_video(config.input) if film else _pictures(config.input)
+        is_video = not config.input.is_dir()
+        rate = config.frames_per_second or (is_video and video.frame_rate(config.input)) or 25.0
+        frames = video.iterate_video(config.input) if is_video else _pictures(config.input)
         made = (make(frame.astype(np.float32) / 255) for frame in frames)
         video.write_video(config.output, made, frames_per_second=rate)
     elif written is None:

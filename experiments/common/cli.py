@@ -139,7 +139,7 @@ def make_grid(experiment: Experiment, arguments: Sequence[str]) -> Finished:
         args=arguments[1:],
         prog=f"python -m experiments.{experiment.name} {name}",
         description=f"{grid.about} Makes what is not finished, and shows the tables. It can be "
-        "stopped at any time, and the same command goes on.",
+        "stopped at any time, and the same command resumes it.",
     )
     run, variants = experiment.run, experiment.variants
     return make(experiment.name, name, grid, options, variants=variants, run=run)

@@ -1,7 +1,7 @@
 """Grids: named lists of runs, made by one mechanism, and the tables that are made of them.
 
 A finished run leaves a record in its folder and is not made again, so that a grid can be stopped at
-any time and goes on, by several processes too. The records that are kept beside an experiment, in
+any time and resumed, by several processes too. The records that are kept beside an experiment, in
 its `results.jsonl`, count as finished too.
 """
 
@@ -195,9 +195,9 @@ def _of_records(
     base: Any, configs: dict[str, Any], records: Mapping[str, Record], folder: Path
 ) -> Finished:
     metrics = {
-        name: {"seconds": records[name].seconds, **found}
+        name: {"seconds": records[name].seconds, **metrics}
         for name in configs
-        if name in records and (found := records[name].metrics) is not None
+        if name in records and (metrics := records[name].metrics) is not None
     }
     return Finished(base, configs, metrics, folder, frozenset(records) - frozenset(metrics))
 
@@ -236,15 +236,15 @@ def _select(changes: Changes, words: Sequence[str]) -> dict[str, Mapping[str, An
     places = range(max((len(names) for names in parts.values()), default=0))
     of_place: dict[int, set[str]] = {}
     for word in words:
-        found = {
+        matching = {
             place
             for place in places
             if any(place < len(n) and fnmatch.fnmatchcase(n[place], word) for n in parts.values())
         }
-        if not found:
+        if not matching:
             known = dict.fromkeys(part for names in parts.values() for part in names)
             raise ValueError(f"--only {word} is no part of a run's name; known: {', '.join(known)}")
-        for place in found:
+        for place in matching:
             of_place.setdefault(place, set()).add(word)
     selected = {
         name: changes[name]
@@ -331,7 +331,7 @@ def _make_run(
             print(error)
             diverged = str(error)
         except Resumable as stopped:
-            message = f"stopped in {name}, which is saved; the same command goes on with it"
+            message = f"stopped in {name}, which is saved; the same command resumes it"
             raise Resumable(message, stopped.signal) from stopped
         record = make_record(
             results,

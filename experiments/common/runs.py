@@ -149,15 +149,15 @@ def differences(saved: Mapping[str, Any], config: Any, *, ignore: Sequence[str] 
     wanted = to_json(config)
     older = _older(type(config))
     removed = getattr(type(config), "REMOVED", {})
-    found = []
+    differing = []
     for name, value in wanted.items():
         before = saved.get(name, older.get(name, "unknown"))
         if name not in ignore and json.loads(json.dumps(before)) != value:
-            found.append(f"{flag(name)} {before}, not {value}")
+            differing.append(f"{flag(name)} {before}, not {value}")
     for name in set(saved) - set(wanted) - set(ignore):
         if name not in removed or saved[name] != removed[name]:
-            found.append(f"{flag(name)} {saved[name]}, which is no option any more")
-    return ", ".join(found)
+            differing.append(f"{flag(name)} {saved[name]}, which is no option any more")
+    return ", ".join(differing)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -224,6 +224,13 @@ def write_results(folder: Path, metrics: Metrics, *, seconds: float | None) -> d
     results = {**metrics, "seconds": seconds, **environment()}
     write_json(folder / RESULTS, results)
     return results
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results of the run in a folder; a ValueError if it has none."""
+    if not (folder / RESULTS).is_file():
+        raise ValueError(f"{folder} has no {RESULTS}: it is no run, or one that has not ended")
+    return json.loads((folder / RESULTS).read_text())
 
 
 def run(prepare: Callable[[Any], Callable[[Path], Metrics]], config: RunConfig) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def best_rates(sweep: Sweep) -> dict[Any, float]:
     One score alone would mislead: LPIPS prefers L1 the less it is trained.
     """
     best = {}
-    for loss, found in sweep.items():
-        by_rate = {rate: scores for rate, scores in found.items() if scores}
+    for loss, tried in sweep.items():
+        by_rate = {rate: scores for rate, scores in tried.items() if scores}
         ranks = dict.fromkeys(by_rate, 0)
         for score, sign in RANKED.items():
             ordered = sorted(by_rate, key=lambda rate: sign * by_rate[rate][score])

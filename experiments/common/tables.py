@@ -23,13 +23,13 @@ class Column(NamedTuple):
 def metric(*path: str) -> Callable[[Metrics], Any]:
     """A function that takes a metric out of a run's: a key, or keys of metrics within metrics."""
 
-    def value(metrics: Metrics) -> Any:
-        found: Any = metrics
+    def take(metrics: Metrics) -> Any:
+        value: Any = metrics
         for key in path:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
 
-    return value
+    return take
 
 
 SECONDS = Column("seconds", lambda metrics: metrics.get("seconds") or None, 0)
@@ -46,12 +46,13 @@ def table(corner: str, rows: Mapping[str, Sequence[Metrics]], columns: Sequence[
     Returns:
       Markdown.
     """
-    cells = [
-        [name, *(spread(numbers(map(column.value, runs)), column.digits) for column in columns)]
-        for name, runs in rows.items()
-        if runs
-    ]
-    return markdown([corner, *(column.title for column in columns)], cells)
+    filled = [[name, *cells(runs, columns)] for name, runs in rows.items() if runs]
+    return markdown([corner, *(column.title for column in columns)], filled)
+
+
+def cells(runs: Sequence[Metrics], columns: Sequence[Column]) -> list[str]:
+    """Mean ± standard deviation over the runs, in each column."""
+    return [spread(numbers(map(column.value, runs)), column.digits) for column in columns]
 
 
 def numbers(values: Any) -> list[float]:
@@ -75,9 +76,9 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def bold(cells: Sequence[str], chosen: bool = True) -> list[str]:
+def bold(texts: Sequence[str], chosen: bool = True) -> list[str]:
     """Cells in bold, if they are chosen and not empty."""
-    return [f"**{cell}**" if chosen and cell else cell for cell in cells]
+    return [f"**{text}**" if chosen and text else text for text in texts]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -144,15 +144,15 @@ def to_target_and_source(
 
 
 def adversarial(
-    judge: Callable[..., Any], params: Any, *, real: jax.Array, fake: jax.Array
+    discriminator: Callable[..., Any], params: Any, *, real: jax.Array, fake: jax.Array
 ) -> dict[str, jax.Array]:
-    """The least-squares losses of a generator and of the discriminator that judges it.
+    """The least-squares losses of a generator and of its discriminator.
 
     Their sum has the gradient of each with respect to its own parameters only, so that one step of
     gradient descent trains both at once.
 
     Args:
-      judge: `(params, images) -> scores`.
+      discriminator: `(params, images) -> scores`.
       params: The discriminator's.
       real: True images, `(b, h, w, c)`.
       fake: Images that were made, of the same shape.
@@ -167,8 +167,9 @@ def adversarial(
       is no pool of older ones.
     """
     frozen, given = jax.lax.stop_gradient((params, fake))
-    mistakes = jnp.square(judge(params, real) - 1).mean() + jnp.square(judge(params, given)).mean()
+    of_real, of_fake = discriminator(params, real), discriminator(params, given)
+    mistakes = jnp.square(of_real - 1).mean() + jnp.square(of_fake).mean()
     return {
-        "adversarial": jnp.square(judge(frozen, fake) - 1).mean(),
+        "adversarial": jnp.square(discriminator(frozen, fake) - 1).mean(),
         "discriminator": mistakes / 2,
     }

@@ -5,16 +5,18 @@ evaluated. `run` does the rest: processes, folder, lock, resuming, training, sam
 """
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jax.sharding import Mesh
 
 import cxjax
@@ -44,6 +46,7 @@ from experiments.common.runs import (
     check_folder,
     differences,
     make_folder,
+    read_results,
     read_settings,
     to_json,
     try_lock,
@@ -111,7 +114,7 @@ def run(task: Task, config: GeneratorConfig) -> dict[str, Any]:
     began = time.perf_counter()
     mesh = _begin(config)
     data = task.read(config)
-    make = task.untrained(config, data)
+    untrained = make = task.untrained(config, data)
     networks, loss_fn = Networks(make_model(config), None, {}), None
     if make is None:
         layers = task.layers(config)
@@ -132,10 +135,32 @@ def run(task: Task, config: GeneratorConfig) -> dict[str, Any]:
         make = functools.partial(jax.jit(networks.model.apply), generator_of(params))
     assert make is not None
     metrics = task.evaluate(config, networks, data, make, folder)
-    seconds = None if config.resume else time.perf_counter() - began
-    results = write_results(folder, metrics, seconds=seconds)
+    seconds = 0.0 if untrained else time.perf_counter() - began
+    results = write_results(folder, metrics, seconds=None if config.resume else seconds)
     print(task.show({folder.name: results}))
     return results
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """Shows the results of several runs as one table."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of one or more runs that have ended."""
+
+
+def show_command(task: Task) -> tuple[type, Callable[[ShowConfig], None]]:
+    """The command `show` of a task.
+
+    It raises a `ValueError` if a folder has no results, or the runs cannot be compared.
+    """
+
+    def show(config: ShowConfig) -> None:
+        if not config.runs:
+            raise ValueError("name the folder of at least one run")
+        print(task.show({str(folder): read_results(folder) for folder in config.runs}))
+
+    return ShowConfig, show
 
 
 def _begin(config: GeneratorConfig) -> Mesh:

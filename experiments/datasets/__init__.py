@@ -126,11 +126,11 @@ def open_source(
 def iterate(
     name: str, *, split: str = "train", start: int = 0, stop: int | None = None, every: int = 1
 ) -> Iterator[np.ndarray]:
-    """The pictures of what `open_source` opens, one by one, so that a film need not fit in memory.
+    """The pictures of what `open_source` opens, one by one, so that a video need not fit in memory.
 
     Args:
-      name: A film, a folder or a set.
-      split: Part of a set or folder; a film has none.
+      name: A video, a folder or a set.
+      split: Part of a set or folder; a video has none.
       start: First picture to take, counted from 0.
       stop: Picture to stop before; `None` for the end.
       every: Take one picture out of so many.

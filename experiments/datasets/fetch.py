@@ -165,11 +165,11 @@ def fetch(name: str) -> Path:
 
 def _check(path: Path, package: Package, advice: str) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != package.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != package.sha256:
         raise WrongHashError(
             f"{path} is not {package.name} {package.version} as it was recorded: its sha256 is "
-            f"{found}, not {package.sha256}; {advice}"
+            f"{digest}, not {package.sha256}; {advice}"
         )
 
 

@@ -3,26 +3,33 @@
 import functools
 import sys
 
-from experiments import cli
-from experiments.apply import ApplyConfig, apply
-from experiments.domain_transfer import table, terms, train, weights
+from experiments.common import apply, cli, training
+from experiments.domain_transfer import answers, data, evaluation, objective
 from experiments.domain_transfer.config import VARIANTS, Config
+from experiments.domain_transfer.grids import GRIDS
 
-COMMANDS = {
-    "apply": (ApplyConfig, functools.partial(apply, config_class=Config)),
-    "tune": (table.TuneConfig, table.tune),
-    "table": (table.TransferTableConfig, table.make),
-    "terms": (terms.TermsConfig, terms.show),
-    "weights": (weights.WeightsConfig, weights.make),
-}
+TASK = training.Task(
+    read=data.read_domains,
+    training=data.training_data,
+    layers=objective.layers_of,
+    others=objective.other_networks,
+    make_loss=objective.make_loss,
+    untrained=objective.untrained,
+    evaluate=evaluation.evaluate,
+    show=evaluation.show,
+)
+EXPERIMENT = cli.Experiment(
+    name="domain_transfer",
+    description=str(__doc__),
+    variants=VARIANTS,
+    run=functools.partial(training.run, TASK),
+    grids=GRIDS,
+    commands={
+        "apply": apply.command(Config),
+        "show": training.show_command(TASK),
+        "terms": (answers.TermsConfig, answers.show),
+    },
+)
 
 if __name__ == "__main__":
-    sys.exit(
-        cli.main(
-            train.run,
-            VARIANTS,
-            module="experiments.domain_transfer",
-            description=str(__doc__),
-            commands=COMMANDS,
-        )
-    )
+    sys.exit(cli.main(EXPERIMENT))

@@ -1,23 +1,23 @@
 """Settings of the unpaired domain transfer, and its named variants."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Literal, get_args
 
 from cxjax.features.vgg import check_known_layers
 from cxjax.options import check_option
-from experiments.cli import flag
-from experiments.generators import GeneratorConfig
+from experiments.common.generators import SMALLEST, GeneratorConfig
+from experiments.common.runs import check_numbers, flag
 
 Loss = Literal["cx", "cx_target", "gram", "cyclegan", "histogram", "identity"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 HeldOut = Literal["validation", "test"]
-SMALLEST = 31  # pixels that AlexNet, which judges, needs
 UNTRAINED: tuple[Loss, ...] = ("identity", "histogram")
 PAIRED = ("man-woman", "noto-fluent", "drawn")
+Measured = Literal["man-woman", "noto-fluent"]
+MEASURED: tuple[Measured, ...] = get_args(Measured)  # those of the tables
 
-# Of `sweeps.RATES` the best by `sweeps.best_rates`: `tune` made the runs, on man-woman.
+# Of `sweeps.RATES` the best by `sweeps.best_rates`, by the grid `tune`, on man-woman.
 CHOSEN: dict[Loss, float] = {"cx": 3e-3, "cx_target": 3e-2, "gram": 3e-3, "cyclegan": 3e-3}
 
 
@@ -64,12 +64,8 @@ class Config(GeneratorConfig):
         for name in ("target_layers", "source_layers"):
             if not getattr(self, name):
                 raise ValueError(f"{flag(name)} needs at least one layer")
-        for name in ("source_weight", "cycle_weight"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{flag(name)} must be at least 0; got {value}")
-        if not math.isfinite(self.bandwidth) or self.bandwidth <= 0:
-            raise ValueError(f"--bandwidth must be positive; got {self.bandwidth}")
+        check_numbers(self, "source_weight", "cycle_weight")
+        check_numbers(self, "bandwidth", above=True)
 
     @property
     def chosen(self) -> tuple[float, float]:

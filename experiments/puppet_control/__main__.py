@@ -24,7 +24,7 @@ EXPERIMENT = cli.Experiment(
     variants=VARIANTS,
     run=functools.partial(training.run, TASK),
     grids=GRIDS,
-    commands={"apply": apply.command(Config)},
+    commands={"apply": apply.command(Config), "show": training.show_command(TASK)},
 )
 
 if __name__ == "__main__":

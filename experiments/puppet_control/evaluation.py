@@ -49,13 +49,14 @@ def columns_of(part: str, prefix: str = "") -> list[Column]:
 
 
 def show(results: Mapping[str, Metrics]) -> str:
-    """The scores of a run, as a table."""
-    (scores,) = results.values()
-    if "whole" not in scores:
-        cells = [f"{column.value(scores):.{column.digits}f}" for column in BY_SETS]
-        return tables.markdown([column.title for column in BY_SETS], [cells])
+    """The scores of one or more runs, as a table."""
+    several = len(results) > 1
+    if not any("whole" in metrics for metrics in results.values()):
+        rows = {name if several else "": [metrics] for name, metrics in results.items()}
+        return tables.table("", rows, BY_SETS)
     rows = [
-        [part, *(f"{column.value(scores):.{column.digits}f}" for column in columns_of(part))]
+        [f"{name}, {part}" if several else part, *tables.cells([metrics], columns_of(part))]
+        for name, metrics in results.items()
         for part in ("whole", "region")
     ]
     return tables.markdown(["", "PSNR", "SSIM", "LPIPS"], rows)

@@ -91,8 +91,8 @@ def make_loss(config: Config, networks: Networks, clips: Clips) -> LossFn:
                 jnp.concatenate([batch["driver"], image], axis=-1)
                 for image in (batch["puppet"], made)
             )
-            judge = networks.others[DISCRIMINATOR]
-            terms |= adversarial(judge.apply, params[DISCRIMINATOR], real=real, fake=fake)
+            network = networks.others[DISCRIMINATOR]
+            terms |= adversarial(network.apply, params[DISCRIMINATOR], real=real, fake=fake)
         loss = sum(weights.get(name, 1.0) * term for name, term in terms.items())
         return jnp.asarray(loss), terms
 

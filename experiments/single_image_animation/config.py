@@ -1,15 +1,14 @@
 """Settings of the single-image animation, and its named variants."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Literal
 
 from cxjax.data.images import Box
 from cxjax.data.video import check_selection
 from cxjax.features.vgg import check_known_layers
-from experiments.cli import flag
-from experiments.generators import GeneratorConfig
+from experiments.common.generators import GeneratorConfig
+from experiments.common.runs import check_numbers
 
 Loss = Literal["contextual", "gram"]
 
@@ -65,20 +64,16 @@ class Config(GeneratorConfig):
     source_weight: float = 1.0
     """Weight of the loss to the source, at least 0; that to the target has 1."""
     frames_per_second: float | None = None
-    """Frames per second of the animation that is written; without it the film's own over --every,
-    10 where there is no film."""
+    """Frames per second of the animation that is written; without it the video's own over --every,
+    10 where there is no video."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_known_layers((*self.target_layers, *self.source_layers), self.network)
         if not self.target_layers:
             raise ValueError("--target-layers needs at least one layer")
-        for name in ("bandwidth", "frames_per_second"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{flag(name)} must be positive; got {value}")
-        if not math.isfinite(self.source_weight) or self.source_weight < 0:
-            raise ValueError(f"--source-weight must be at least 0; got {self.source_weight}")
+        check_numbers(self, "bandwidth", "frames_per_second", above=True)
+        check_numbers(self, "source_weight")
         if self.held_out < 3:
             raise ValueError(f"--held-out must be at least 3 frames; got {self.held_out}")
         check_selection(self.start, self.stop, self.every)
@@ -103,11 +98,6 @@ class Config(GeneratorConfig):
         known = BOXES if self.source in CROPS and self.crops[0] == CROPS[self.source] else {}
         given = {name: getattr(self, name) for name in BOXES}
         return known | {name: box for name, box in given.items() if box}
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """All layers that the loss looks at."""
-        return tuple(dict.fromkeys((*self.target_layers, *self.source_layers)))
 
     @property
     def default_out(self) -> Path:

@@ -9,10 +9,10 @@ import numpy as np
 import tyro
 
 from cxjax.data.video import read_video
-from experiments import tables
-from experiments.cli import differences, read_config
-from experiments.deformation import Deformation, deformation, ways_of
-from experiments.single_image_animation import clips, measures
+from experiments.common import tables
+from experiments.common.deformation import Deformation, deformation, ways_of
+from experiments.common.runs import differences, read_config, to_json
+from experiments.single_image_animation import data, motion
 from experiments.single_image_animation.config import VARIANTS, Config
 
 # Eyes, tip of the nose, corners of the mouth, chin, cheeks at the nose, top and right of the hair,
@@ -38,20 +38,20 @@ class ShapesConfig:
     loss, weights, layers and size may differ."""
 
 
-def follow(landmarks: Sequence[tuple[float, float]], motion: np.ndarray) -> np.ndarray:
+def follow(landmarks: Sequence[tuple[float, float]], flow: np.ndarray) -> np.ndarray:
     """Where landmarks of the first frame are in every frame.
 
     Args:
       landmarks: Across and down, per cent, `(k, 2)`.
-      motion: Flow from each frame to the next, rows then columns in pixels, `(t - 1, 2, h, w)`.
+      flow: From each frame to the next, rows then columns in pixels, `(t - 1, 2, h, w)`.
 
     Returns:
       `(t, k, 2)`, as the landmarks; none leaves the frame.
     """
-    height, width = motion.shape[-2:]
+    height, width = flow.shape[-2:]
     size = np.array([width, height])
     places = [np.array(landmarks, float) / 100 * size]
-    for field in motion:
+    for field in flow:
         moved = ways_of(100 * places[-1] / size, np.moveaxis(field, 0, -1))
         places.append(np.clip(places[-1] + moved, 0, size - 1))
     return 100 * np.stack(places) / size
@@ -67,7 +67,7 @@ def measure(held_out: np.ndarray, result: np.ndarray) -> Deformation:
     Returns:
       Shares of the way to the still's shapes, and the ways in per cent of the side.
     """
-    found = [
+    by_frame = [
         deformation(
             frame,
             made,
@@ -76,10 +76,10 @@ def measure(held_out: np.ndarray, result: np.ndarray) -> Deformation:
             target_shape=(1, 1),  # the still is a square
         )
         for frame, made, landmarks in zip(
-            held_out, result, follow(LANDMARKS, measures.flow(held_out)), strict=True
+            held_out, result, follow(LANDMARKS, motion.flow(held_out)), strict=True
         )
     ]
-    return Deformation(*np.mean(found, axis=0).tolist())
+    return Deformation(*np.mean(by_frame, axis=0).tolist())
 
 
 def run(config: ShapesConfig) -> str:
@@ -96,15 +96,15 @@ def run(config: ShapesConfig) -> str:
     known |= dict(zip(_CROPS, first.crops, strict=True))
     for folder, of_run in configs.items():
         cut = dataclasses.replace(of_run, **dict(zip(_CROPS, of_run.crops, strict=True)))
-        if differing := differences(cut, dataclasses.replace(cut, **known)):
+        if differing := differences(to_json(cut), dataclasses.replace(cut, **known)):
             raise ValueError(f"{folder} has {differing}; landmarks are known for the latter alone")
         if not (folder / "result.webp").is_file():
             raise ValueError(f"{folder} has no result.webp: the run has not ended")
     rows = []
     for folder, of_run in configs.items():
-        _, held_out, _ = clips.read_pair(of_run)
-        found = measure(held_out, read_video(folder / "result.webp"))
-        rows.append([folder.name, *(f"{value:.3f}" for value in found)])
+        held_out = data.read_pair(of_run).held_out
+        shares = measure(held_out, read_video(folder / "result.webp"))
+        rows.append([folder.name, *(f"{value:.3f}" for value in shares)])
     headings = [name.replace("_", " ") for name in Deformation._fields]
     print(table := tables.markdown(["", *headings], rows))
     return table

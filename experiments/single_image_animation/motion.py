@@ -1,22 +1,16 @@
-"""What is measured of an animation: motion carried over, the target's look, flicker.
+"""How much of a clip's motion an animation has, and how much it flickers.
 
 All of it on consecutive frames that the generator never saw, `(t, h, w, 3)`, RGB in [0, 1]. Motion
 is dense optical flow (TV-L1, Zach, Pock and Bischof 2007, scikit-image's) between neighbouring
 frames.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from skimage.registration import optical_flow_tvl1
 from skimage.transform import warp
-
-import cxjax
-from cxjax import points
-from experiments.losses import relative
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the frame
 
@@ -78,17 +72,17 @@ def motion_carried(
       where it has nothing to do with the source's, NaN where the source stands still.
     """
     fields = (source, result)
-    found = {"whole": _correlation(*fields)}
+    carried = {"whole": _correlation(*fields)}
     tracked = {name: track(source, box) for name, box in (boxes or {}).items()}
     heads: list[Any] = [0.0, 0.0]
     if "head" in tracked:
         head = tracked.pop("head")
         heads = [_inside(field, head).mean(axis=(2, 3), keepdims=True) for field in fields]
-        found["head"] = _correlation(*heads, least=0.0)
+        carried["head"] = _correlation(*heads, least=0.0)
     for name, places in tracked.items():
         parts = [_inside(field, places) - head for field, head in zip(fields, heads, strict=True)]
-        found[name] = _correlation(*parts)
-    return found
+        carried[name] = _correlation(*parts)
+    return carried
 
 
 def _inside(motion: np.ndarray, places: Sequence[tuple[slice, slice]]) -> np.ndarray:
@@ -129,32 +123,3 @@ def _warped_differences(frames: np.ndarray, motion: np.ndarray) -> np.ndarray:
         back = [warp(there[..., c], where, mode="edge", order=1) for c in range(3)]
         differences.append(np.abs(np.stack(back, axis=-1) - here))
     return np.stack(differences)
-
-
-def make_look(features: Any, target: np.ndarray) -> Callable[[np.ndarray], dict[str, float]]:
-    """Makes a function that tells the distance of frames' look from the target's.
-
-    Args:
-      features: `(image (h, w, 3)) -> {layer: map}`.
-      target: Picture, `(h, w, 3)`.
-
-    Returns:
-      `(frames (t, h, w, 3)) -> distances`, means over the frames: `"contextual"`, the Contextual
-      Loss to the target, summed over the layers (bandwidth 0.5); `"gram"`, the Gram loss as a share
-      of the target's own, mean over the layers.
-    """
-    of_target = jax.jit(features)(target)
-    each = dict.fromkeys(of_target, 1.0)
-    gram = functools.partial(relative, cxjax.gram_loss)
-
-    @jax.jit
-    def distances(frame, of_target):
-        of_frame = features(frame)
-        compare = functools.partial(points.over_layers, x=of_frame, y=of_target, weights=each)
-        return {"contextual": compare(cxjax.contextual_loss), "gram": compare(gram) / len(each)}
-
-    def look(frames: np.ndarray) -> dict[str, float]:
-        found = [jax.device_get(distances(frame, of_target)) for frame in frames]
-        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-
-    return look

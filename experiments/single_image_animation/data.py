@@ -1,18 +1,31 @@
 """The clip that drives and the picture to be moved: read, cropped, scaled."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from cxjax.data import images, video
 from cxjax.data.images import Box, Picture
 from experiments import datasets
-from experiments.correspondences.pictures import PORTRAITS, portrait
+from experiments.common.pictures import PORTRAITS, portrait
+from experiments.common.training import TrainingData
 from experiments.single_image_animation.config import Config
 
+SHOWN = 4  # held-out frames in a sample grid
 
-def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
-    """Training frames and held-out frames `(t, h, w, 3)`, and the target, RGB in [0, 1].
+
+class Pair(NamedTuple):
+    """A clip, and the picture that shall move as it does; RGB in [0, 1]."""
+
+    frames: np.ndarray
+    """To train on, `(t, h, w, 3)`."""
+    held_out: np.ndarray
+    target: Picture
+
+
+def read_pair(config: Config) -> Pair:
+    """Reads the clip and the target, and cuts and scales them.
 
     Raises:
       ValueError: If a crop does not fit, or the clip is too short; what reading raises.
@@ -40,15 +53,21 @@ def read_pair(config: Config) -> tuple[np.ndarray, np.ndarray, Picture]:
     else:
         target = _fit(_read_target(config.target), target_crop, config.size, "target")
     clip = np.stack(frames)
-    return clip[: -config.held_out], clip[-config.held_out :], target
+    return Pair(clip[: -config.held_out], clip[-config.held_out :], target)
+
+
+def training_data(config: Config, pair: Pair) -> TrainingData:
+    """The frames of the clip, one by one."""
+    shown = pair.held_out[:: max(1, len(pair.held_out) // SHOWN)][:SHOWN]
+    return TrainingData(examples=pair.frames, transform=None, shown=shown, target=pair.target)
 
 
 def frame_rate(config: Config) -> float:
     """Frames per second of the clip as it is taken, or those asked for; 10 where it has none."""
     if config.frames_per_second:
         return config.frames_per_second
-    film = Path(config.source).is_file()
-    return (film and video.frame_rate(config.source) / config.every) or 10.0
+    is_video = Path(config.source).is_file()
+    return (is_video and video.frame_rate(config.source) / config.every) or 10.0
 
 
 def _read_target(name: str) -> Picture:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from scipy.optimize import minimize
 
-from experiments.metrics import alexnet_features
+from experiments.common.metrics import alexnet_features
 
 _PENALTY = 1.0
 _SIZE = 128  # pixels: AlexNet was trained on things of such a size
@@ -25,8 +25,7 @@ def train_classifier(source: np.ndarray, target: np.ndarray) -> Callable[[np.nda
     Returns:
       `(pictures (b, h, w, 3)) -> (b,)`, the log odds of the target.
     """
-    found = [_features(pictures) for pictures in (source, target)]
-    x = np.concatenate(found).astype(np.float64)
+    x = np.concatenate([_features(source), _features(target)]).astype(np.float64)
     mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
     x = (x - mean) / scale
     signs = np.repeat([-1.0, 1.0], [len(source), len(target)])

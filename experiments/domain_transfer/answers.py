@@ -7,14 +7,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import generators, tables
-from experiments.apply import load_generator
-from experiments.cli import read_config
-from experiments.domain_transfer.config import DEFAULT, PAIRED, Config
-from experiments.domain_transfer.domains import Domains, Sources, random_targets, read_domains
+from experiments.common import tables
+from experiments.common.apply import load_generator
+from experiments.common.generators import make_features
+from experiments.common.runs import read_config
+from experiments.domain_transfer.config import DEFAULT, MEASURED, PAIRED, Config, Measured
+from experiments.domain_transfer.data import Domains, Sources, random_targets, read_domains
 from experiments.domain_transfer.objective import layers_of, make_comparison
-from experiments.domain_transfer.table import DOMAINS
-from experiments.domain_transfer.table import Domains as Names
 
 _DRAWN = 8  # random targets of each source
 
@@ -23,7 +22,7 @@ _DRAWN = 8  # random targets of each source
 class TermsConfig:
     """Shows what CX gives the validation's sources themselves, their truth, and random targets."""
 
-    domains: tuple[Names, ...] = DOMAINS
+    domains: tuple[Measured, ...] = MEASURED
     """Pairs of domains, a table each."""
     run: Path | None = None
     """Folder of a run, of which what it made is added; then only its own pair of domains."""
@@ -57,14 +56,14 @@ def measure(
     A random target is drawn as in training, `_DRAWN` times; "a random target" is that very one,
     which no generator could know.
     """
-    compare = jax.jit(make_comparison(config, generators.make_features(config, layers_of(config))))
+    compare = jax.jit(make_comparison(config, make_features(config, layers_of(config))))
     draw, generator = random_targets(domains.target), np.random.default_rng(config.seed)
     sources, truths = Sources(domains.held_out_source), domains.held_out_target.stack()
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    losses: dict[str, list[tuple[float, float, float]]] = {}
     for index, truth in enumerate(truths):
         drawn = [draw(sources[index], generator) for _ in range(_DRAWN)]
-        source = np.stack([one["source"] for one in drawn]).astype(np.float32) / 255
-        batch = {"source": source, "target": np.stack([one["target"] for one in drawn])}
+        source = np.stack([pair["source"] for pair in drawn]).astype(np.float32) / 255
+        batch = {"source": source, "target": np.stack([pair["target"] for pair in drawn])}
         answers = {"source itself": source, "true target": np.broadcast_to(truth, source.shape)}
         answers["a random target"] = batch["target"]
         for name, make in (makers or {}).items():
@@ -72,6 +71,6 @@ def measure(
         for name, made in answers.items():
             loss, terms = compare(made, batch)
             row = (float(terms["target"]), float(terms["source"]), float(loss))
-            found.setdefault(name, []).append(row)
-    means = {name: np.mean(rows, axis=0) for name, rows in found.items()}
+            losses.setdefault(name, []).append(row)
+    means = {name: np.mean(rows, axis=0) for name, rows in losses.items()}
     return {name: (float(row[0]), float(row[1]), float(row[2])) for name, row in means.items()}

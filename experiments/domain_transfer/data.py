@@ -11,11 +11,13 @@ import numpy as np
 from cxjax.data.pipeline import Transform
 from cxjax.data.sources import Source
 from experiments import datasets
+from experiments.common.training import TrainingData
 from experiments.datasets.emoji import kind_of
 from experiments.domain_transfer.config import Config
 
 # Of each; as many as the authors' loader, DistanceGAN's, but others: TFDS shuffles the set.
 _CELEBRITIES_HELD_OUT = 200
+SHOWN = 6  # sources in a sample grid
 
 
 class Resized(Sequence):
@@ -84,6 +86,17 @@ def read_domains(config: Config) -> Domains:
     return domains
 
 
+def training_data(config: Config, domains: Domains) -> TrainingData:
+    """The source's pictures, each with a random target of its kind."""
+    held_out = domains.held_out_source
+    few = range(0, len(held_out), max(1, len(held_out) // SHOWN))
+    return TrainingData(
+        examples=Sources(domains.source),
+        transform=random_targets(domains.target),
+        shown=np.stack([held_out.pictures[i] for i in few][:SHOWN]) / np.float32(255),
+    )
+
+
 def _people(config: Config) -> Domains:
     return _emoji_domains(config, "fluent_people", "man", "woman")
 
@@ -148,7 +161,7 @@ def _cycle_gan(config: Config) -> Domains:
     if config.held_out == "validation" and not folder.is_dir():
         return _unpaired(config, *train, held_out=tenth)
     test = [_lazy(config, parts[s], range(len(parts[s]))) for s in tests]
-    source, target = (_lazy(config, *one) for one in train)
+    source, target = (_lazy(config, *part) for part in train)
     return Domains(
         source=source,
         target=target,
@@ -248,7 +261,7 @@ def random_targets(target: Domain) -> Transform:
 
 def by_kind(domain: Domain) -> dict[str, list[int]]:
     """Which pictures are of each kind."""
-    found: dict[str, list[int]] = {}
+    indices: dict[str, list[int]] = {}
     for index, kind in enumerate(domain.kinds):
-        found.setdefault(kind, []).append(index)
-    return found
+        indices.setdefault(kind, []).append(index)
+    return indices
