@@ -1,30 +1,26 @@
-"""Settings of the picture of matches, and its named variants."""
+"""Settings of the picture of matches and of the tables of right ones, and their variants."""
 
 import dataclasses
-import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from cxjax.data.images import Box
 from cxjax.features.vgg import Network, check_known_layers
-from experiments.cli import flag
+from experiments.common.pictures import Photograph
+from experiments.common.runs import RunConfig, check_distinct, check_numbers
 
 MOST_POINTS = 128 * 128  # whose matrix of distances holds 1 GB
+Condition = Literal["warped", "recoloured"]  # and warped before that
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    x: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[X]")] = None
-    """Picture of the sources, on the left; without it scikit-image's astronaut."""
-    y: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[Y]")] = None
-    """Picture of the targets, on the right; without it matplotlib's Grace Hopper."""
-    x_crop: tuple[int, int, int, int] | None = None
-    """Left, top, right, bottom of the part of x to use, in pixels."""
-    y_crop: tuple[int, int, int, int] | None = None
-    """The same of y, in pixels."""
-    out: Path | None = None
-    """Folder for the results, new or empty; without it a new one under out/correspondences/."""
+class PointsConfig(RunConfig):
+    """What the points are that are matched."""
+
+    INCIDENTAL: ClassVar = (*RunConfig.INCIDENTAL, "weights")
+
     size: int = 256
     """Longest side of both pictures as the network sees them, in pixels."""
     network: Network = "vgg16"
@@ -33,6 +29,33 @@ class Config:
     """File of weights for it: .safetensors, .pth, .mat, .h5 or .ckpt."""
     layers: tuple[str, ...] = ("conv4_2",)
     """Layers that a point's features are of; several are resized to the first one's grid."""
+
+    def __post_init__(self) -> None:
+        check_distinct(self, "layers")
+        check_known_layers(self.layers, self.network)
+        least = max(map(stride, self.layers))
+        if self.size < least:
+            raise ValueError(
+                f"--size must be at least {least} for {' '.join(self.layers)}; got {self.size}"
+            )
+        count = (self.size // stride(self.layers[0])) ** 2
+        if count > MOST_POINTS:
+            raise ValueError(
+                f"--size {self.size} has {count:,} points in the grid of {self.layers[0]}, and "
+                f"{MOST_POINTS:,} is the most: take a smaller size, or a deeper layer first"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(PointsConfig):
+    x: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[X]")] = None
+    """Picture of the sources, on the left; without it scikit-image's astronaut."""
+    y: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[Y]")] = None
+    """Picture of the targets, on the right; without it matplotlib's Grace Hopper."""
+    x_crop: Box | None = None
+    """Left, top, right, bottom of the part of x to use, in pixels."""
+    y_crop: Box | None = None
+    """The same of y, in pixels."""
     bandwidth: float = 0.2
     """h of the Contextual Similarity, above 0; the smaller, the more the nearest alone counts."""
     strongest: int = 20
@@ -43,41 +66,48 @@ class Config:
     """Longest side of each picture as it is drawn, in pixels, 1 to 8192."""
 
     def __post_init__(self) -> None:
-        check(self)
-        if self.strongest < 1:
-            raise ValueError(f"--strongest must be at least 1; got {self.strongest}")
-        if not 0 <= self.apart <= 1:
-            raise ValueError(f"--apart must lie in 0 to 1; got {self.apart}")
-        if not 1 <= self.drawn_size <= 8192:
-            raise ValueError(f"--drawn-size must lie in 1 to 8192; got {self.drawn_size}")
-        check_positive("bandwidth", self.bandwidth)
+        super().__post_init__()
+        check_numbers(self, "strongest", least=1)
+        check_numbers(self, "apart", most=1)
+        check_numbers(self, "drawn_size", least=1, most=8192)
+        check_numbers(self, "bandwidth", above=True)
+
+    @property
+    def default_out(self) -> Path:
+        """Where results go if --out does not say."""
+        names = (self.x.stem if self.x else "astronaut", self.y.stem if self.y else "grace_hopper")
+        return Path("out/correspondences") / "-".join(names)
 
 
-def check(config) -> None:
-    """Checks what the picture and the table have in common: size, network and layers."""
-    if not config.layers:
-        raise ValueError("--layers needs at least one layer")
-    check_known_layers(config.layers, config.network)
-    if len(set(config.layers)) < len(config.layers):
-        raise ValueError(f"a layer is named twice in --layers {' '.join(config.layers)}")
-    least = max(map(stride, config.layers))
-    if config.size < least:
-        raise ValueError(
-            f"--size must be at least {least} for {' '.join(config.layers)}; got {config.size}"
-        )
-    count = (config.size // stride(config.layers[0])) ** 2
-    if count > MOST_POINTS:
-        raise ValueError(
-            f"--size {config.size} has {count:,} points in the grid of {config.layers[0]}, and "
-            f"{MOST_POINTS:,} is the most: take a smaller size, or a deeper layer first"
-        )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarpsConfig(PointsConfig):
+    """Photographs under smooth warps, whose true matches are known; a run is of one photograph
+    under one condition.
+    """
 
+    photographs: tuple[Photograph, ...] = ("astronaut", "coffee", "chelsea")
+    """Photographs of scikit-image."""
+    conditions: tuple[Condition, ...] = ("warped", "recoloured")
+    """Whether the warped photographs are recoloured too."""
+    seeds: int = 5
+    """Number of warps of each photograph, 1 to 1000."""
+    bandwidths: tuple[float, ...] = (0.1, 0.2, 0.5)
+    """h of the Contextual Similarity, above 0, a row each."""
+    spatial_weights: tuple[float, ...] = (0.25,)
+    """CoBi's weight of a displacement as long as the picture's side, above 0, a row each."""
+    radii: tuple[float, ...] = (4.0, 8.0, 16.0)
+    """How far from the truth a match may be, in pixels, a column each."""
 
-def check_positive(name: str, *values: float) -> None:
-    """Checks numbers that must be positive and finite."""
-    for value in values:
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{flag(name)} must be positive; got {value}")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_distinct(self, "photographs", "conditions", "radii")
+        check_numbers(self, "bandwidths", "spatial_weights", "radii", above=True)
+        check_numbers(self, "seeds", least=1, most=1000)
+
+    @property
+    def default_out(self) -> Path:
+        """Where results go if --out does not say."""
+        return Path("out/correspondences/warps")
 
 
 def stride(layer: str) -> int:

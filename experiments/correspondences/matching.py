@@ -1,6 +1,8 @@
 """Points of pictures, and for each target its source by one rule or another."""
 
+import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import cast
 
 import jax
@@ -10,21 +12,25 @@ import numpy as np
 import cxjax
 from cxjax import distances, points
 from cxjax.data.images import Picture
+from cxjax.features.vgg import Network
 from cxjax.points import Points
-from experiments.correspondences.config import stride
+from experiments.correspondences.config import PointsConfig, stride
 
+FeatureFn = Callable[[Picture], Points]
 Index = np.ndarray  # source of each target, (m,)
 
 
-def make_features(config) -> Callable[[Picture], Points]:
+def make_features(config: PointsConfig) -> FeatureFn:
     """A function from a picture to points, with positions in pixels, by a config's layers.
 
     What is left over of the sides beyond a multiple of the layers' stride plays no part.
     """
-    model, params = cxjax.load_vgg(
-        config.network, path=config.weights, pooling="average", padding="edge"
-    )
-    layers = tuple(config.layers)
+    return _make_features(config.network, config.weights, config.layers)
+
+
+@functools.cache  # one compilation for all runs of a grid
+def _make_features(network: Network, weights: Path | None, layers: tuple[str, ...]) -> FeatureFn:
+    model, params = cxjax.load_vgg(network, path=weights, pooling="average", padding="edge")
     cell = max(map(stride, layers))
 
     @jax.jit
@@ -69,13 +75,13 @@ def match(
       The index of each target's source, `(m,)`, by the rule's name.
     """
     d = distances.pairwise(x.points, y.points, y.points.mean(axis=0), distance="cosine")
-    found = {"nearest neighbour": d.argmin(axis=0)}
+    matches = {"nearest neighbour": d.argmin(axis=0)}
     for h in bandwidths:
-        found[f"CX, h = {h}"], _ = cxjax.contextual_matches(x.points, y.points, bandwidth=h)
+        matches[f"CX, h = {h}"], _ = cxjax.contextual_matches(x.points, y.points, bandwidth=h)
     for weight in spatial_weights:
         apart = distances.pairwise(x.positions, y.positions, y.positions[0], distance="l2")
-        found[f"CoBi, w = {weight}"] = (d + weight / size * jnp.sqrt(apart)).argmin(axis=0)
-    return {name: np.asarray(index) for name, index in found.items()}
+        matches[f"CoBi, w = {weight}"] = (d + weight / size * jnp.sqrt(apart)).argmin(axis=0)
+    return {name: np.asarray(index) for name, index in matches.items()}
 
 
 def used(index: Index) -> float:

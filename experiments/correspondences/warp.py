@@ -49,8 +49,8 @@ def sample(
     """Values of a picture at places in pixels; beyond its border, those of the border."""
     at = places.T - 0.5  # to the pixels' centres, which SciPy counts from
     channels = np.moveaxis(picture, -1, 0)
-    found = [ndimage.map_coordinates(c, at, order=order, mode="nearest") for c in channels]
-    return np.stack(found, axis=-1)
+    values = [ndimage.map_coordinates(c, at, order=order, mode="nearest") for c in channels]
+    return np.stack(values, axis=-1)
 
 
 def pixel_centres(size: int) -> Points:
