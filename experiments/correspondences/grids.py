@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.common import runs
 from experiments.common.grids import Changes, Finished, Grid
-from experiments.common.tables import markdown, spread
+from experiments.common.tables import markdown, metric, spread
 from experiments.correspondences.config import WarpsConfig
 from experiments.correspondences.evaluation import evaluate_warps, middle
 from experiments.correspondences.matching import make_features
@@ -38,62 +38,55 @@ def show(finished: Finished) -> str:
     A number is the mean over the seeds with its standard deviation; of all photographs together,
     each seed's is itself the mean over the photographs.
     """
-    of: dict[str, list[runs.Metrics]] = {}
+    groups: dict[str, list[runs.Metrics]] = {}
     for name, metrics in finished.metrics.items():
-        of.setdefault(finished.configs[name].conditions[0], []).append(metrics)
-    first = next(iter(finished.metrics.values()))
-    rules, baseline, *others = first["share"], *first["used"]
+        groups.setdefault(finished.configs[name].conditions[0], []).append(metrics)
+    every = list(finished.metrics.values())
+    rules, baseline, *others = every[0]["share"], *every[0]["used"]
     at = middle(finished.base.radii)
     within = f"within {finished.base.radii[at]:g} px"
 
-    together, gains, sources = [], [], []
+    together, each, gains, sources = [], [], [], []
     for rule in rules:
-        shares = [_mean([m["share"][rule] for m in group]) for group in of.values()]
-        together.append([rule, *(spread(seeds) for by_radius in shares for seeds in by_radius)])
+        shares = [seeds for group in groups.values() for seeds in _mean(group, "share", rule)]
+        together.append([rule, *map(spread, shares)])
+        each.append([rule, *(spread(metrics["share"][rule][at]) for metrics in every)])
     for rule in others:
         row = [rule]
-        for group in of.values():
+        for group in groups.values():
             gain = [np.subtract(m["share"][rule][at], m["share"][baseline][at]) for m in group]
-            better = f"{(np.ravel(gain) > 0).sum()} of {np.size(gain)}"
-            row += [spread(_mean(gain)), better]
+            row.append(spread(np.mean(gain, axis=0).tolist()))
+            row.append(f"{(np.ravel(gain) > 0).sum()} of {np.size(gain)}")
         gains.append(row)
     for rule in (baseline, *others):
         row = [rule]
-        for group in of.values():
-            row.append(spread(_mean([m["used"][rule] for m in group]), 2))
-            row += [
-                spread(_mean([m["crowd"][rule][part] for m in group]), 1)
-                for part in ("wrong", "right")
-            ]
+        for group in groups.values():
+            row.append(spread(_mean(group, "used", rule), 2))
+            row += [spread(_mean(group, "crowd", rule, part), 1) for part in ("wrong", "right")]
         sources.append(row)
-    alone = finished.metrics.values()
-    each = [[rule, *(spread(m["share"][rule][at]) for m in alone)] for rule in rules]
 
-    mean, largest = (
-        np.concatenate([m["displacement"][key] for m in alone]) for key in ("mean", "largest")
+    radii = [f"{name}, {radius:g} px" for name in groups for radius in finished.base.radii]
+    better = [title for c in groups for title in (f"{c}, less {baseline}", "pairs where better")]
+    titles = ("sources used", "targets of a source, if wrong", "if right")
+    crowds = [f"{condition}, {title}" for condition in groups for title in titles]
+    moved, largest = (
+        np.concatenate([metrics["displacement"][key] for metrics in every])
+        for key in ("mean", "largest")
     )
-    radii = [f"{condition}, {radius:g} px" for condition in of for radius in finished.base.radii]
-    better = [part for c in of for part in (f"{c}, less {baseline}", "pairs where better")]
-    crowds = [
-        f"{c}, {part}"
-        for c in of
-        for part in ("sources used", "targets of a source, if wrong", "if right")
+    parts = [
+        markdown(["matches within", *radii], together),
+        markdown([within, *finished.metrics], each),
+        markdown([within, *better], gains),
+        markdown([within, *crowds], sources),
+        f"Displacement: {moved.mean():.1f} px on average, {largest.max():.1f} at most, of "
+        f"{finished.base.size}.",
     ]
-    return "\n\n".join(
-        [
-            markdown(["matches within", *radii], together),
-            markdown([within, *finished.metrics], each),
-            markdown([within, *better], gains),
-            markdown([within, *crowds], sources),
-            f"Displacement: {mean.mean():.1f} px on average, {largest.max():.1f} at most, of "
-            f"{finished.base.size}.",
-        ]
-    )
+    return "\n\n".join(parts)
 
 
-def _mean(metrics: Sequence[Any]) -> list[Any]:
+def _mean(group: Sequence[runs.Metrics], *keys: str) -> list[Any]:
     """Of each seed, and each radius if there are several, the mean over the photographs."""
-    return np.mean(metrics, axis=0).tolist()
+    return np.mean([metric(*keys)(metrics) for metrics in group], axis=0).tolist()
 
 
 def _grid(about: str, variants: Mapping[str, WarpsConfig]) -> Grid:

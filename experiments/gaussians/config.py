@@ -4,14 +4,15 @@ import dataclasses
 import math
 from pathlib import Path
 
+from experiments.common.runs import RunConfig, check_distinct, check_numbers
+from experiments.gaussians.measures import MEASURES
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    out: Path | None = None
-    """Folder for the figure and the table, new or empty; without it a new one, out/gaussians."""
-    results: Path | None = None
-    """Folder of the measures' small files: what it has is not run again. Without it a new one in
-    --out. experiments/gaussians/results holds the figures of the README."""
+class Config(RunConfig):
+    measures: tuple[str, ...] = tuple(MEASURES)
+    """What is computed of two clouds: the Contextual Similarity by distance and bandwidth, and two
+    distances."""
     points: int = 100
     """Points of each cloud, at least 2."""
     draws: int = 1000
@@ -25,15 +26,15 @@ class Config:
     """Seed of the clouds, 0 to 2**32 - 1."""
 
     def __post_init__(self) -> None:
-        for name, least in (("points", 2), ("draws", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} must be at least {least}; got {getattr(self, name)}")
+        check_distinct(self, "measures")
+        if unknown := [name for name in self.measures if name not in MEASURES]:
+            raise ValueError(f"--measures: no measure {unknown[0]!r}; known: {', '.join(MEASURES)}")
+        check_numbers(self, "points", "draws", least=2)
+        check_numbers(self, "seed", most=2**32 - 1)
         if not 0 < self.step <= 1 or not _is_whole(1 / self.step):
             raise ValueError(f"--step must be 1 over a whole number; got {self.step}")
         if not 2 <= self.largest <= 1000 or not _is_whole(self.largest):
             raise ValueError(f"--largest must be a whole number, 2 to 1000; got {self.largest}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed must lie in 0 to 2**32 - 1; got {self.seed}")
 
     @property
     def steps_per_unit(self) -> int:
@@ -45,6 +46,11 @@ class Config:
         """The shifts, and the standard deviations."""
         count = round(self.largest) * self.steps_per_unit
         return tuple(i / self.steps_per_unit for i in range(count + 1))
+
+    @property
+    def default_out(self) -> Path:
+        """Where results go if --out does not say."""
+        return Path("out/gaussians/clouds")
 
 
 def _is_whole(value: float) -> bool:

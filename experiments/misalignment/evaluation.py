@@ -14,7 +14,7 @@ from experiments.common.runs import Metrics
 from experiments.common.tables import numbers, spread
 from experiments.misalignment.config import Config, Loss
 from experiments.misalignment.data import make_pair
-from experiments.misalignment.optimize import optimize
+from experiments.misalignment.objective import optimize
 
 LABELS: Mapping[str, str] = {
     "none": "noisy input",
