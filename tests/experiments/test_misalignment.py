@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 import json
-import re
 import statistics
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,26 +12,16 @@ from PIL import Image
 
 import cxjax
 from cxjax.data import images
-from experiments import cli, metrics, tables
-from experiments.misalignment import objective, optimize, pairs, scores, table, train, tune
-from experiments.misalignment.__main__ import COMMANDS
+from experiments.common import cli, metrics
+from experiments.common.grids import HOME, Finished, read_evidence
+from experiments.misalignment import data, evaluation, grids, objective
+from experiments.misalignment.__main__ import EXPERIMENT
 from experiments.misalignment.config import LOSSES, OPTIMIZED, TUNED, VARIANTS, Objective
 
 SMOKE = VARIANTS["smoke"]
 # Smallest that leaves room for shifts of 10 and something to score.
 WIDE = dataclasses.replace(SMOKE, longest=128, crop=56, shift=10, max_shift=10, targets=12)
-HOME = Path(table.__file__).parent
-
-
-def call(*arguments):
-    return cli.main(
-        train.run,
-        VARIANTS,
-        module="experiments.misalignment",
-        description="",
-        commands=COMMANDS,
-        arguments=arguments,
-    )
+TABLE, TUNE = grids.GRIDS["table"], grids.GRIDS["tune"]
 
 
 # --- What is drawn ---
@@ -52,10 +40,10 @@ def corner(picture):
 
 @pytest.mark.parametrize("shift", [0, 3, 10])
 def test_targets_are_crops_of_the_clean_photograph_at_their_offsets(places, shift):
-    config = dataclasses.replace(WIDE, shift=shift, targets=400)
+    config = dataclasses.replace(WIDE, shift=shift, targets=20)
     seen = set()
     for seed in range(4):
-        pair = pairs.make_pair(config, places, seed)
+        pair = data.make_pair(config, places, seed)
         top, left = corner(pair.clean)
         seen.add((top, left))
         assert 10 <= top <= 90 - 56 - 10
@@ -64,30 +52,34 @@ def test_targets_are_crops_of_the_clean_photograph_at_their_offsets(places, shif
         for target, (down, across) in zip(pair.targets, pair.offsets, strict=True):
             i, j = top + down, left + across
             np.testing.assert_array_equal(target, places[i : i + 56, j : j + 56])
-        assert (pair.offsets.min(), pair.offsets.max()) == (-shift, shift)
+        np.testing.assert_array_equal(pair.offsets, data.draw_offsets(config, seed))
+        many = data.draw_offsets(dataclasses.replace(config, targets=400), seed)
+        assert many.shape == (400, 2)
+        for axis in many.T:
+            assert (axis.min(), axis.max()) == (-shift, shift)
         assert abs((pair.noisy - pair.clean).std() - config.noise) < 0.01
     assert len(seen) == 4
 
 
 def test_place_and_noise_are_the_same_for_all_shifts(places):
-    a, b = (pairs.make_pair(dataclasses.replace(WIDE, shift=shift), places, 7) for shift in (0, 10))
+    a, b = (data.make_pair(dataclasses.replace(WIDE, shift=shift), places, 7) for shift in (0, 10))
     np.testing.assert_array_equal(a.noisy, b.noisy)
     assert not np.array_equal(a.targets, b.targets)
-    other = pairs.make_pair(WIDE, places, 8)
+    other = data.make_pair(WIDE, places, 8)
     assert not np.allclose(other.noisy - other.clean, b.noisy - b.clean)
 
 
 def test_photographs_are_found_by_id_and_files_by_name(tmp_path, monkeypatch):
     pixels = np.arange(70 * 50 * 3).reshape(70, 50, 3).astype(np.uint8)
     sets = {"train": [], "test": [{"id": "a/b", "image": pixels}]}
-    monkeypatch.setattr(pairs, "open_source", lambda name, *, split: sets[split])
+    monkeypatch.setattr(data, "open_source", lambda name, *, split: sets[split])
     config = dataclasses.replace(SMOKE, photograph="a/b", longest=70)
-    np.testing.assert_allclose(pairs.load_photograph(config), pixels / 255, atol=1e-6)
+    np.testing.assert_allclose(data.load_photograph(config), pixels / 255, atol=1e-6)
     Image.fromarray(pixels[:, :, 0]).resize((200, 100)).save(tmp_path / "grey.png")
     config = dataclasses.replace(config, photograph=str(tmp_path / "grey.png"), longest=100)
-    assert pairs.load_photograph(config).shape == (50, 100, 3)
+    assert data.load_photograph(config).shape == (50, 100, 3)
     with pytest.raises(ValueError, match="no file a/c, and no such id among the 1 of.*has a/b"):
-        pairs.load_photograph(dataclasses.replace(config, photograph="a/c"))
+        data.load_photograph(dataclasses.replace(config, photograph="a/c"))
 
 
 # --- What is scored ---
@@ -101,29 +93,29 @@ def test_the_search_finds_a_planted_shift(shift):
     clean = photograph[8:52, 8:52]
     moved = photograph[8 + down : 52 + down, 8 + across : 52 + across]
     moved = np.clip(moved + 0.1 * random.normal(size=moved.shape), 0, 1)
-    made, truth, found = scores.best_shift(moved, clean, reach=5, border=6)
-    assert found == shift
+    made, truth, place = evaluation.best_shift(moved, clean, reach=5, border=6)
+    assert place == shift
     np.testing.assert_array_equal(made, moved[6:-6, 6:-6])
     np.testing.assert_array_equal(truth, clean[6 + down : 38 + down, 6 + across : 38 + across])
     assert np.square(made - truth).mean() < 0.011
     if shift != (0, 0):  # out of reach, it is not found
-        *_, near = scores.best_shift(moved, clean, reach=2, border=6)
+        *_, near = evaluation.best_shift(moved, clean, reach=2, border=6)
         assert near != shift
     with pytest.raises(ValueError, match="border 6 must be at least the reach 7"):
-        scores.best_shift(moved, clean, reach=7, border=6)
+        evaluation.best_shift(moved, clean, reach=7, border=6)
 
 
 def test_scores_are_those_of_the_inner_part_where_it_lies():
-    photograph = pairs.draw()
+    photograph = data.draw()
     config = dataclasses.replace(WIDE, shift=4)
     clean, moved = photograph[20:76, 20:76], photograph[23:79, 16:72]
-    found = scores.scores(config, np.clip(0.5 * moved, 0, 1), clean)
-    assert (found["down"], found["across"]) == (3, -4)
+    scores = evaluation.score(config, np.clip(0.5 * moved, 0, 1), clean)
+    assert (scores["down"], scores["across"]) == (3, -4)
     inner = moved[None, 11:-11, 11:-11]
     for name in ("psnr", "ssim", "lpips"):
         expected = getattr(metrics, name)(0.5 * inner, inner)[0]
-        np.testing.assert_allclose(found[name], expected, rtol=1e-5)
-    np.testing.assert_allclose(found["contrast"], 0.5, rtol=1e-5)
+        np.testing.assert_allclose(scores[name], expected, rtol=1e-5)
+    np.testing.assert_allclose(scores["contrast"], 0.5, rtol=1e-5)
 
 
 # --- What is optimised ---
@@ -156,72 +148,78 @@ def test_each_loss_compares_what_it_says(key):
     assert set(expected) == set(OPTIMIZED) - {"perceptual"}
     settings = Objective(bandwidth=0.3, spatial_weight=0.2, projections=7)
     for loss, value in expected.items():
-        found = jax.jit(objective.make_loss(loss, settings))(x, y, None, key)
-        np.testing.assert_allclose(found, value, rtol=1e-5, err_msg=loss)
+        actual = jax.jit(objective.make_loss(loss, settings))(x, y, None, key)
+        np.testing.assert_allclose(actual, value, rtol=1e-5, err_msg=loss)
     assert len({round(float(value), 4) for value in expected.values()}) == len(expected)
 
 
 def test_l2_finds_the_clean_picture_where_nothing_is_shifted_and_else_the_mean():
     config = dataclasses.replace(WIDE, steps=150, learning_rate=0.03)
-    photograph = pairs.load_photograph(config)
-    found = {}
+    photograph = data.load_photograph(config)
+    psnr = {}
     for shift in (0, 10):
         config = dataclasses.replace(config, shift=shift)
-        pair = pairs.make_pair(config, photograph, 0)
-        image = optimize.optimize(config, "l2", pair, 0).image
-        found[shift] = scores.scores(config, image, pair.clean)["psnr"]
+        pair = data.make_pair(config, photograph, 0)
+        image = objective.optimize(config, "l2", pair, 0).image
+        psnr[shift] = evaluation.score(config, image, pair.clean)["psnr"]
         assert np.abs(image - pair.targets.mean(axis=0)).mean() < 0.01
-    assert found[0] > 40
-    assert found[10] < 20
+    assert psnr[0] > 40
+    assert psnr[10] < 20
 
 
 def test_the_contextual_loss_keeps_what_l1_blurs():
     config = dataclasses.replace(WIDE, steps=100, learning_rate=0.01)
-    pair = pairs.make_pair(config, pairs.load_photograph(config), 0)
-    found = {
-        loss: scores.scores(config, optimize.optimize(config, loss, pair, 0).image, pair.clean)
+    pair = data.make_pair(config, data.load_photograph(config), 0)
+    scores = {
+        loss: evaluation.score(config, objective.optimize(config, loss, pair, 0).image, pair.clean)
         for loss in ("none", "l1", "contextual_l2")
     }
-    assert found["contextual_l2"]["psnr"] > found["none"]["psnr"] + 3
-    assert found["contextual_l2"]["ssim"] > found["l1"]["ssim"] + 0.2
-    assert found["contextual_l2"]["lpips"] < found["l1"]["lpips"] / 2
+    assert scores["contextual_l2"]["psnr"] > scores["none"]["psnr"] + 3
+    assert scores["contextual_l2"]["ssim"] > scores["l1"]["ssim"] + 0.2
+    assert scores["contextual_l2"]["lpips"] < scores["l1"]["lpips"] / 2
 
 
-def test_a_seed_gives_the_same_figures_and_another_others():
-    photograph = pairs.load_photograph(SMOKE)
+def test_a_seed_gives_the_same_scores_and_another_others():
+    photograph = data.load_photograph(SMOKE)
 
-    def figures(*seeds):
+    def scores(*seeds):
         config = dataclasses.replace(SMOKE, seeds=seeds)
-        found, pictures = train.measure(config, photograph, "sliced_wasserstein")
-        del found["seconds"]
-        return found, pictures
+        results, pictures = evaluation.evaluate_loss(config, photograph, "sliced_wasserstein")
+        del results["seconds"]
+        return results, pictures
 
-    (both, pictures), (again, repeated) = figures(0, 1), figures(0, 1)
+    (both, pictures), (again, repeated) = scores(0, 1), scores(0, 1)
     assert both == again
     np.testing.assert_array_equal(pictures, repeated)
     assert both["psnr"][0] != both["psnr"][1]
-    second, _ = figures(1)
+    second, _ = scores(1)
     assert second == {name: values[1:] for name, values in both.items()}
 
 
 def test_the_directions_differ_from_seed_to_seed_and_from_step_to_step():
-    pair = pairs.make_pair(SMOKE, pairs.load_photograph(SMOKE), 0)
-    a, b = (optimize.optimize(SMOKE, "sliced_wasserstein", pair, seed).image for seed in (0, 1))
+    pair = data.make_pair(SMOKE, data.load_photograph(SMOKE), 0)
+    a, b = (objective.optimize(SMOKE, "sliced_wasserstein", pair, seed).image for seed in (0, 1))
     assert not np.array_equal(a, b)
-    step = optimize._make_step("sliced_wasserstein", Objective())
-    first = optimize._adam(0.01, 4).init(pair.noisy)
+    step = objective.make_step("sliced_wasserstein", Objective())
+    first = objective.adam(0.01, 4).init(pair.noisy)
     second = (first[0]._replace(count=first[0].count + 1), *first[1:])
     rest = (pair.targets[0], None, jax.random.key(0), 0.01, 4)
-    values = [float(step(pair.noisy, state, *rest)[2]) for state in (first, second, first)]
+    values = [float(step((pair.noisy, of), *rest)[1]["loss"]) for of in (first, second, first)]
     assert values[0] == values[2] != values[1]
 
 
 def test_settings_that_are_given_are_not_tuned():
-    assert SMOKE.of("cobi").spatial_weight == TUNED["cobi"]["spatial_weight"]
-    assert SMOKE.of("l1").learning_rate == TUNED["l1"]["learning_rate"]
+    assert SMOKE.tuned("cobi") == TUNED["cobi"]
+    assert SMOKE.tuned("l1") == {"learning_rate": TUNED["l1"]["learning_rate"]}
     given = dataclasses.replace(SMOKE, learning_rate=0.5, bandwidth=0.2)
-    assert (given.of("contextual").learning_rate, given.of("contextual").bandwidth) == (0.5, 0.2)
-    assert given.of("l1").losses == ("l1",)
+    assert given.tuned("contextual") == {}
+    assert given.tuned("cobi") == {"spatial_weight": TUNED["cobi"]["spatial_weight"]}
+    assert SMOKE.tuned("none") == {}
+    base = dataclasses.replace(TABLE.variants["default"], learning_rate=0.5)
+    run = TABLE.runs(base)["contextual/lemur-shift05"]
+    assert run["losses"] == ("contextual",)
+    assert run["bandwidth"] == TUNED["contextual"]["bandwidth"]
+    assert "learning_rate" not in run
 
 
 # --- The command line ---
@@ -229,56 +227,81 @@ def test_settings_that_are_given_are_not_tuned():
 
 def test_smoke_writes_everything_for_every_loss(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert call("--variant", "smoke") == 0
+    assert cli.main(EXPERIMENT, ["--variant", "smoke"]) == 0
     folder = tmp_path / "out/misalignment/drawn-shift2"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "results.json", "strip.webp"}
-    figures = json.loads((folder / "results.json").read_text())["figures"]
-    assert tuple(figures) == LOSSES
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "results.json", "strip.webp"),
+        *(f"{loss}.png" for loss in LOSSES),
+    }
+    results = json.loads((folder / "results.json").read_text())
+    assert results["seconds"] > 0
+    assert tuple(results)[: len(LOSSES)] == LOSSES
     printed = capsys.readouterr().out
-    for loss, row in figures.items():
+    for loss in LOSSES:
+        row = results[loss]
         assert all(len(values) == 1 for values in row.values())
         assert (row["loss"] == [None]) == (loss not in OPTIMIZED)
         assert f"{row['psnr'][0]:.2f} | {row['ssim'][0]:.3f} | {row['lpips'][0]:.3f}" in printed
-    assert len({row["psnr"][0] for row in figures.values()}) == len(LOSSES)
+    assert len({results[loss]["psnr"][0] for loss in LOSSES}) == len(LOSSES)
     strip = images.read_image(folder / "strip.webp")
     assert strip.shape[1] > 6 * 150
     assert strip.std() > 0.1
 
 
-def test_a_table_goes_on_and_shows_what_its_files_hold(tmp_path, monkeypatch, capsys):
+def test_equal_pictures_have_no_psnr_that_json_can_hold(tmp_path):
+    config = dataclasses.replace(SMOKE, noise=0.0, losses=("none",), out=tmp_path / "run")
+    results = EXPERIMENT.run(config)
+    assert results["none"]["psnr"] == [None]
+    assert results["none"]["ssim"] == [1.0]
+    assert "Infinity" not in (tmp_path / "run/results.json").read_text()
+
+
+def test_a_table_goes_on_and_shows_what_its_records_hold(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     made = []
-    original = train.optimize
-    monkeypatch.setattr(train, "optimize", lambda *a: made.append(a[1]) or original(*a))
-    arguments = ["table", "--variant", "smoke", "--photographs", "drawn", "--seeds", "0", "1"]
-    arguments += ["--losses", "mean", "l1", "--shifts", "0", "2"]
-    arguments += ["--results", str(tmp_path / "results"), "--pictures", str(tmp_path / "pictures")]
-    assert call(*arguments) == 0
+    original = evaluation.optimize
+    monkeypatch.setattr(evaluation, "optimize", lambda *a: made.append(a[1]) or original(*a))
+    arguments = ["table", "--variant", "smoke", "--set", "seeds=0,1", "losses=mean,l1"]
+    assert cli.main(EXPERIMENT, arguments) == 0
     assert made == ["mean"] * 4 + ["l1"] * 4
     first = capsys.readouterr().out
     names = ["mean/drawn-shift00", "mean/drawn-shift02", "l1/drawn-shift00", "l1/drawn-shift02"]
-    paths = [tmp_path / "results" / f"{name}.json" for name in names]
-    assert sorted((tmp_path / "results").rglob("*.json")) == sorted(paths)
-    assert all(path.stat().st_size < 1024 for path in paths)
-    for name, shown in zip(names, ("mean of targets", "mean of targets", "L1", "L1"), strict=True):
-        values = json.loads((tmp_path / "results" / f"{name}.json").read_text())["figures"]["lpips"]
+    folder = tmp_path / "out/misalignment/grids/table"
+    paths = [folder / name / "record.json" for name in names]
+    assert sorted(folder.rglob("record.json")) == sorted(paths)
+    for path, shown in zip(paths, ("mean of targets", "mean of targets", "L1", "L1"), strict=True):
+        record = json.loads(path.read_text())
+        values = record["metrics"][record["name"].split("/")[0]]["lpips"]
         cell = f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
         (line,) = [
-            line for line in first.split("| LPIPS")[1].splitlines() if line.startswith(f"| {shown}")
+            line
+            for line in first.split("\n| LPIPS |")[1].splitlines()
+            if line.startswith(f"| {shown}")
         ][:1]
-        assert line.split(" | ")[1 if "00" in name else 2].rstrip(" |") == cell
-    for name in ("curves.webp", "drawn.webp", "l1/drawn-shift02.png"):
-        assert images.read_image(tmp_path / "pictures" / name).std() > 0.01
+        assert line.split(" | ")[1 if "00" in record["name"] else 2].rstrip(" |") == cell
+    for name in ("curves.webp", "drawn.webp", "l1/drawn-shift02/l1.png"):
+        assert images.read_image(folder / name).std() > 0.01
 
     made.clear()
     paths[-1].unlink()
-    assert call(*arguments) == 0
+    assert cli.main(EXPERIMENT, arguments) == 0
     assert made == ["l1"] * 2
     again = capsys.readouterr().out
-    assert again.split("Seconds")[0].split("\n| ", 1)[1] in first
+    assert again.split("Seconds")[0].split("\n| PSNR", 1)[1] in first
 
-    arguments[arguments.index("--seeds") + 2] = "2"
-    assert call(*arguments) == 2
-    assert re.search(r"--seeds .0, 1., not .0, 2.", capsys.readouterr().err)
+    assert cli.main(EXPERIMENT, [*arguments[:-2], "seeds=0,2", arguments[-1]]) == 2
+    assert "--seeds [0, 1], not [0, 2]" in capsys.readouterr().err
+
+
+def test_a_table_of_ones_own_photographs_and_shifts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images.write_image(tmp_path / "mine.png", data.draw())
+    own = ["photographs=mine.png,drawn", "shifts=1,3", "losses=l2", "seeds=4"]
+    assert cli.main(EXPERIMENT, ["table", "--variant", "smoke", "--set", *own]) == 0
+    folder = tmp_path / "out/misalignment/grids/table"
+    for name in ("mine-shift01", "mine-shift03", "drawn-shift01", "drawn-shift03"):
+        assert json.loads((folder / "l2" / name / "config.json").read_text())["seeds"] == [4]
+    assert (folder / "mine.webp").exists()
 
 
 @pytest.mark.parametrize(
@@ -296,7 +319,7 @@ def test_a_table_goes_on_and_shows_what_its_files_hold(tmp_path, monkeypatch, ca
         (["--seeds", "-1"], "--seeds must be at least 0; got -1"),
         (["--layers", "conv9_1"], "vgg16 has no layer 'conv9_1'"),
         (["--out", "{folder}"], "--out {folder} exists and is not an empty folder"),
-        (["--losses", "l2", "--learning-rate", "1e38"], "the loss l2 became"),
+        (["--losses", "l2", "--learning-rate", "1e38"], "error: l2: the loss became"),
     ],
     ids=str,
 )
@@ -310,22 +333,25 @@ def test_mistakes_end_in_one_message(tmp_path, monkeypatch, capsys, arguments, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["table", "--results", "r", "--variant", "none"], "--variant must be one of default"),
-        (["table", "--results", "r", "--photographs", "a/b", "c/b"], "must differ in their last"),
-        (["table", "--results", "r", "--shifts", "11"], "--shift must be at most --max-shift 10"),
-        (["tune", "--results", "r", "--losses", "mean"], "'mean' cannot be tuned; known: l1, l2"),
+        (["table", "--variant", "none"], "--variant must be one of default"),
+        (["table", "--set", "photographs=a/b,c/b"], "must differ in their last"),
+        (["table", "--set", "shifts=11"], "--shift must be at most --max-shift 10"),
+        (["table", "--set", "photograph=a/b"], "say --set photographs=... and --set shifts=..."),
+        (["table", "--set", "photographs=a/b.png"], "there is no file a/b.png"),
+        (["tune", "--set", "losses=mean"], "'mean' cannot be tuned; known: l1, l2"),
     ],
     ids=str,
 )
 def test_mistakes_of_the_tables(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "open_source", lambda name, *, split: [])
     fails(capsys, message, *arguments)
     assert not list(tmp_path.iterdir())
 
 
 def fails(capsys, message, *arguments):
     try:
-        status = call(*arguments)
+        status = cli.main(EXPERIMENT, arguments)
     except SystemExit as error:  # tyro refuses an option by itself
         status = error.code
     assert status == 2
@@ -334,12 +360,19 @@ def fails(capsys, message, *arguments):
     assert message in printed
 
 
+def finished(grid, scores, **options):
+    """What a grid shows if these scores, by name, are those of its finished runs."""
+    base = dataclasses.replace(grid.variants["default"], **options)
+    configs = {
+        name: dataclasses.replace(base, **changes) for name, changes in grid.runs(base).items()
+    }
+    metrics = {name: {name.split("/")[0]: scores[name]} for name in configs if name in scores}
+    return Finished(base, configs, metrics, None)
+
+
 def test_sources_are_compared_with_l1_one_by_one():
-    config = table.TableConfig(
-        results=Path("none"), losses=("l1", "cobi", "mean"), shifts=(2, 5), photographs=("a", "b")
-    )
     rest = {"psnr": [1.0, 2.0], "ssim": [0.0, 0.0], "contrast": [1.0, 1.0], "seconds": [1.0, 1.0]}
-    found = {
+    scores = {
         f"{loss}/{photograph}-shift{shift:02d}": {"lpips": values, **rest}
         for loss, photograph, shift, values in [
             ("l1", "a", 2, [0.3, 0.4]),
@@ -347,48 +380,57 @@ def test_sources_are_compared_with_l1_one_by_one():
             ("l1", "a", 5, [0.5, 0.5]),
             ("cobi", "a", 2, [0.2, 0.5]),
             ("cobi", "b", 2, [0.0, 0.1]),
+            ("cobi", "b", 5, [0.2, 0.2]),
             ("mean", "a", 2, [0.0, 0.0]),
         ]
     }
-    shown = table.show(config, found)
+    options = {"losses": ("l1", "cobi", "mean"), "shifts": (2, 5), "photographs": ("a", "b")}
+    shown = grids.show_table(finished(TABLE, scores, **options))
     last = shown.split("LPIPS below")[1].splitlines()
+    # At 5 px, L1's is of another photograph than CoBi's.
     assert last[2:5] == ["| L1 |  |  |", "| CoBi | 3 of 4 |  |", "| mean of targets |  |  |"]
     last = shown.split("LPIPS at 5 px")[1].splitlines()
-    assert last[2:5] == ["| L1 | 0.500 ± 0.000 |  |", "| CoBi |  |  |", "| mean of targets |  |  |"]
+    assert last[2:5] == [
+        "| L1 | 0.500 ± 0.000 |  |",
+        "| CoBi |  | 0.200 ± 0.000 |",
+        "| mean of targets |  |  |",
+    ]
 
 
 # --- What is committed ---
 
 
 def test_the_choice_is_the_lowest_lpips_of_the_rates_that_move_a_pixel_far_enough():
-    runs = tune.runs_of(tune.TuneConfig(results=Path("none"), losses=("l1", "cobi")))
+    runs = TUNE.runs(dataclasses.replace(TUNE.variants["default"], losses=("l1", "cobi")))
     assert len(runs) == 5 + 10
-    found = {name: {"lpips": [0.5, 0.7]} for name in runs}
-    found["l1/learning_rate0.001"] = {"lpips": [0.1, 0.1]}
-    found["l1/learning_rate0.01"] = {"lpips": [0.4, 0.6]}
-    found["cobi/learning_rate0.03-spatial_weight0.5"] = {"lpips": [0.2, 0.9]}
-    assert tune.chosen(runs, found) == {
+    scores = {name: {"lpips": [0.5, 0.7]} for name in runs}
+    scores["l1/learning_rate0.001"] = {"lpips": [0.1, 0.1]}
+    scores["l1/learning_rate0.01"] = {"lpips": [0.4, 0.6]}
+    scores["cobi/learning_rate0.03-spatial_weight0.5"] = {"lpips": [0.2, 0.9]}
+    assert grids.chosen(finished(TUNE, scores, losses=("l1", "cobi"))) == {
         "l1": "l1/learning_rate0.01",
         "cobi": "cobi/learning_rate0.03-spatial_weight0.5",
     }
 
 
-def committed(runs, folder):
-    assert [name for name in runs if not (folder / f"{name}.json").exists()] == []
-    return tables.collect(runs, lambda *_: {}, folder)
+def committed(name):
+    evidence = read_evidence("misalignment", name, grids.GRIDS[name], VARIANTS)
+    assert [run for run in evidence.configs if run not in evidence.metrics] == []
+    return evidence
 
 
 def test_the_settings_are_those_that_tuning_chose():
-    runs = tune.runs_of(tune.TuneConfig(results=HOME / "results/tuning"))
-    found = committed(runs, HOME / "results/tuning")
-    for loss, name in tune.chosen(runs, found).items():
-        assert TUNED[loss] == {field: getattr(runs[name], field) for field in TUNED[loss]}
+    evidence = committed("tune")
+    for loss, name in grids.chosen(evidence).items():
+        config = evidence.configs[name]
+        assert TUNED[loss] == {field: getattr(config, field) for field in TUNED[loss]}
     assert set(TUNED) == set(OPTIMIZED)
 
 
-def test_the_readme_shows_the_committed_figures():
-    config = table.TableConfig(results=HOME / "results")
-    found = committed(table.runs_of(config), config.results)
-    readme = (HOME / "README.md").read_text()
-    for line in table.show(config, found).splitlines():
+@pytest.mark.parametrize("name", ["table", "tune"])
+def test_the_readme_shows_the_committed_scores(name):
+    readme = (HOME / "misalignment" / "README.md").read_text()
+    lines = grids.GRIDS[name].show(committed(name)).splitlines()
+    assert len(lines) > 50
+    for line in lines:
         assert line in readme
