@@ -3,20 +3,30 @@
 import dataclasses
 import functools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import cli
-from experiments.gaussians import measures, results
+from experiments.common import cli
+from experiments.common.grids import HOME, read_evidence
+from experiments.gaussians import evaluation, measures
+from experiments.gaussians.__main__ import EXPERIMENT
 from experiments.gaussians.config import VARIANTS, Config
+from experiments.gaussians.grids import GRIDS
 from experiments.gaussians.measures import MEASURES
 from tests import oracle, sets
 
-FOLDER = Path(results.__file__).parent
 SMOKE = VARIANTS["smoke"]
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """What results.jsonl holds."""
+    evidence = read_evidence("gaussians", "table", GRIDS["table"], VARIANTS)
+    assert list(evidence.metrics) == list(MEASURES)
+    return evidence
+
 
 # Means of 200 draws, found with other code before this experiment was written. Of each cell, the
 # shift and the standard deviation.
@@ -40,13 +50,12 @@ def errors_apart(name, mean, standard_error, draws):
 
 
 @pytest.mark.parametrize("name", FOUND_ELSEWHERE)
-def test_what_is_kept_agrees_with_values_found_elsewhere(name):
-    kept = json.loads((FOLDER / "results" / f"{name}.json").read_text())
-    config = cli.from_json(Config, kept["config"], where=name)
+def test_what_is_kept_agrees_with_values_found_elsewhere(kept, name):
+    metrics, config = kept.metrics[name][name], kept.configs[name]
     assert config.points == 100
     at = [[config.grid.index(value) for value in cell] for cell in CELLS]
     mean, error = (
-        np.array([np.array(kept["figures"][key])[deviation, shift] for shift, deviation in at])
+        np.array([np.array(metrics[key])[deviation, shift] for shift, deviation in at])
         for key in ("mean", "standard_error")
     )
     assert errors_apart(name, mean, error, config.draws).max() < 5
@@ -56,25 +65,25 @@ def test_what_is_kept_agrees_with_values_found_elsewhere(name):
 def test_a_new_run_agrees_with_values_found_elsewhere(name):
     config = Config(draws=100, seed=3)
     grid = (0.0, 1.0, 2.0, 5.0, 10.0)
-    found = measures.expectation(MEASURES[name].function, config, grid)
+    values = evaluation.expectation(MEASURES[name].function, config, grid)
     known = [cell for cell in CELLS if set(cell) <= set(grid)]
 
     def apart(of):
         at = [(grid.index(deviation), grid.index(shift)) for shift, deviation in known]
-        mean, error = (np.array([values[i] for i in at]) for values in of)
+        mean, error = (np.array([numbers[i] for i in at]) for numbers in of)
         everything = np.zeros((2, len(CELLS))) + [[1e9], [1]]
         chosen = [CELLS.index(cell) for cell in known]
         everything[:, chosen] = mean, error
         return errors_apart(name, *everything, config.draws)[chosen]
 
-    assert apart(found).max() < 5
+    assert apart(values).max() < 5
     # A deviation that is taken for a variance would be seen, and so would an axis for the other.
     roots = tuple(np.sqrt(grid))
-    by_variance = measures.expectation(MEASURES[name].function, config, roots)
-    mean, error = (np.array(found), np.array(by_variance))
+    by_variance = evaluation.expectation(MEASURES[name].function, config, roots)
+    mean, error = (np.array(values), np.array(by_variance))
     mean[:, :, 0] = error[:, :, 0]  # at no shift, the deviations' roots
     assert apart(mean).max() > 10
-    assert apart(np.array(found).swapaxes(1, 2)).max() > 10
+    assert apart(np.array(values).swapaxes(1, 2)).max() > 10
 
 
 def _loops(name, x, y):
@@ -100,66 +109,82 @@ def _loops(name, x, y):
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measure_equals_loops(name):
     x, y = sets.normal(0, 9, 2), 2 * sets.normal(1, 9, 2) + [1.5, 0]
-    found = MEASURES[name].function(x.astype(np.float32), y.astype(np.float32))
-    np.testing.assert_allclose(found, _loops(name, x, y), rtol=1e-4)
+    values = MEASURES[name].function(x.astype(np.float32), y.astype(np.float32))
+    np.testing.assert_allclose(values, _loops(name, x, y), rtol=1e-4)
 
 
 def test_an_expectation_is_the_mean_over_the_draws():
     config = dataclasses.replace(SMOKE, points=5, draws=4)
-    found = measures.expectation(measures.paired, config, (0.5, 2.0))
-    x, y = map(np.asarray, measures.clouds(config))
+    values = evaluation.expectation(measures.paired, config, (0.5, 2.0))
+    x, y = map(np.asarray, evaluation.clouds(config))
     for row, deviation in enumerate((0.5, 2.0)):
         for column, shift in enumerate((0.5, 2.0)):
             each = [
                 _loops("paired_l2", a, deviation * b + [shift, 0])
                 for a, b in zip(x, y, strict=True)
             ]
-            np.testing.assert_allclose(found.mean[row, column], np.mean(each), rtol=1e-5)
+            np.testing.assert_allclose(values.mean[row, column], np.mean(each), rtol=1e-5)
             error = np.std(each, ddof=1) / 2
-            np.testing.assert_allclose(found.standard_error[row, column], error, rtol=1e-4)
+            np.testing.assert_allclose(values.standard_error[row, column], error, rtol=1e-4)
 
 
 def test_shares_and_the_way_to_the_half():
     config = Config(points=10)
     similarity, distance = MEASURES["cosine_0.5"], MEASURES["chamfer"]
-    left = functools.partial(measures.share_left, config=config, equal=0)
+    left = functools.partial(evaluation.share_left, config=config, equal=0)
     shares = left(similarity, values=np.array([0.9, 0.7, 0.3, 0.1]))
     np.testing.assert_allclose(shares, [1, 0.75, 0.25, 0], atol=1e-12)
-    assert measures.half_way(shares, 0.5) == pytest.approx(0.75)
+    assert evaluation.half_way(shares, 0.5) == pytest.approx(0.75)
     np.testing.assert_allclose(left(distance, values=np.array([1.0, 2.0, 5.0])), [1, 0.75, 0])
-    assert measures.half_way(left(similarity, values=np.array([0.9, 0.8, 0.7])), 1.0) is None
+    assert evaluation.half_way(left(similarity, values=np.array([0.9, 0.8, 0.7])), 1.0) is None
 
 
-def test_smoke_writes_everything_and_gives_the_same_again(tmp_path, monkeypatch):
+def test_smoke_writes_everything_and_gives_the_same_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    found = results.run(SMOKE)
-    first = tmp_path / "out/gaussians"
+    results = EXPERIMENT.run(SMOKE)
+    first = tmp_path / "out/gaussians/clouds"
     assert {path.name for path in first.iterdir()} == {
-        *("config.json", "gaussians.webp", "results", "table.md")
+        *("config.json", "gaussians.webp", "results.json", "table.md")
     }
+    assert json.loads((first / "results.json").read_text()) == results
+    assert list(results)[: len(MEASURES)] == list(MEASURES)
     with Image.open(first / "gaussians.webp") as figure:
         assert min(figure.size) > 500
     table = (first / "table.md").read_text()
     assert table.count("\n") == 2 + 5 + 2  # its head, the cells up to 4, the two ways
-    assert f"| (0, 1) | {found['cosine_0.1']['mean'][1][0]:.3f} ±" in table
-    # Drawn from the files of the first run.
-    monkeypatch.setattr(results, "expectation", None)
-    again = dataclasses.replace(SMOKE, out=tmp_path / "again", results=first / "results")
-    assert results.run(again) == found
-    assert (tmp_path / "again/table.md").read_text() == table
-    with pytest.raises(ValueError, match="--seed 0, not 1"):
-        results.run(dataclasses.replace(again, seed=1, out=tmp_path / "other"))
+    assert f"| (0, 1) | {results['cosine_0.1']['mean'][1][0]:.3f} ±" in table
+    # Measure by measure.
+    arguments = ["table", "--variant", "smoke", "--only", "chamfer"]
+    assert cli.main(EXPERIMENT, arguments) == 0
+    folder = tmp_path / "out/gaussians/grids/table"
+    record = json.loads((folder / "chamfer/record.json").read_text())
+    assert record["metrics"] == {"chamfer": results["chamfer"]}
+    column = 1 + list(MEASURES).index("chamfer")
+    of_all = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    shown = [
+        line.strip("| ").split(" | ") for line in (folder / "table.md").read_text().splitlines()
+    ]
+    assert shown == [[cells[0], cells[column]] for cells in of_all]
+    # Drawn from the record of that run.
+    monkeypatch.setattr(evaluation, "expectation", None)
+    (folder / "gaussians.webp").unlink()
+    assert cli.main(EXPERIMENT, arguments) == 0
+    assert (folder / "gaussians.webp").exists()
+    capsys.readouterr()
+    assert cli.main(EXPERIMENT, [*arguments, "--set", "seed=1"]) == 2
+    assert "--seed 0, not 1" in capsys.readouterr().err
     monkeypatch.undo()
-    once_more = results._measure("chamfer", SMOKE)
-    assert once_more == found["chamfer"]
-    assert results._measure("chamfer", dataclasses.replace(SMOKE, seed=1)) != once_more
+    once_more = evaluation.evaluate_measure("chamfer", SMOKE)
+    assert once_more == results["chamfer"]
+    other = evaluation.evaluate_measure("chamfer", dataclasses.replace(SMOKE, seed=1))
+    assert other != once_more
 
 
-def test_the_readme_shows_what_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "expectation", None)  # nothing is run
-    results.run(Config(out=tmp_path / "out", results=FOLDER / "results"))
-    readme = (FOLDER / "README.md").read_text()
-    for line in (tmp_path / "out/table.md").read_text().splitlines():
+def test_the_readme_shows_what_is_kept(kept):
+    readme = (HOME / "gaussians" / "README.md").read_text()
+    lines = GRIDS["table"].show(kept).splitlines()
+    assert len(lines) == 2 + 10 + 2
+    for line in lines:
         assert line in readme
 
 
@@ -173,21 +198,21 @@ def test_the_readme_shows_what_is_kept(tmp_path, monkeypatch):
         (["--step", "nan"], "--step must be 1 over a whole number; got nan"),
         (["--largest", "2.5"], "--largest must be a whole number, 2 to 1000; got 2.5"),
         (["--largest", "nan"], "--largest must be a whole number, 2 to 1000; got nan"),
-        (["--seed", "-1"], "--seed must lie in 0 to 2**32 - 1; got -1"),
+        (["--seed", "-1"], "--seed must be 0 to 4294967295; got -1"),
         (["--out", "{folder}"], "--out {folder} exists and is not an empty folder"),
-        (["--results", "{folder}/file"], "--results {folder}/file is not a folder"),
+        (["--measures", "l3"], "--measures: no measure 'l3'; known: cosine_0.1, cosine_0.5"),
+        (["--measures", "chamfer", "chamfer"], "each once; got ('chamfer', 'chamfer')"),
     ],
     ids=str,
 )
 def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, message):
     (tmp_path / "file").write_text("")
     arguments = [argument.format(folder=tmp_path) for argument in arguments]
-    options = {"module": "experiments.gaussians", "description": ""}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         arguments = ["--variant", "smoke", *arguments]
         try:
-            status = cli.main(results.run, VARIANTS, **options, arguments=arguments)
+            status = cli.main(EXPERIMENT, arguments)
         except SystemExit as error:  # tyro, where the configuration itself refuses
             status = error.code
     assert status == 2
