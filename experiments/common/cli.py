@@ -113,12 +113,13 @@ def keep_compiled_programs() -> None:
     They go to the folder for caches; `CXJAX_COMPILATION_CACHE=0` keeps none, and a cache that the
     user has set up stays.
     """
-    if os.environ.get(CACHE_SWITCH) == "0" or jax.config.jax_compilation_cache_dir:
+    config: Any = jax.config
+    if os.environ.get(CACHE_SWITCH) == "0" or config.jax_compilation_cache_dir:
         return
     # Of each kind of processor its own: a home folder may be shared, and a CPU's programs are not.
     folder = cache_folder() / "compiled" / machine()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def make_grid(experiment: Experiment, arguments: Sequence[str]) -> Finished:

@@ -50,7 +50,7 @@ class Finished(NamedTuple):
     """Configuration that the runs start from."""
     configs: dict[str, Any]
     """Configurations by name, of all runs that were asked for."""
-    metrics: dict[str, Metrics]
+    metrics: Mapping[str, Metrics]
     """Metrics by name with `seconds`, of those that are finished and did not diverge."""
     folder: Path
     """Folder that has the folder `name` of each run that was made here."""

@@ -75,14 +75,13 @@ def show_tables(finished: Finished) -> str:
 
 def _rows(finished: Finished, pattern: str) -> dict[str, list[Mapping[str, Any]]]:
     """The metrics of each loss, by its name in the tables."""
-    names = {loss: pattern.format(loss) for loss in NAMES}
     return {
-        NAMES[loss]: [
+        name: [
             metrics
             for run, metrics in finished.metrics.items()
-            if run == name or run.startswith(f"{name}-seed")
+            if run.split("-seed")[0] == pattern.format(loss)
         ]
-        for loss, name in names.items()
+        for loss, name in NAMES.items()
     }
 
 
@@ -134,7 +133,7 @@ def draw_shifts(finished: Finished, path: Path) -> None:
     for loss in SHIFTED:
         scores = [_shifted(finished, loss, shift, "lpips") for shift in SHIFTS]
         if None not in scores:
-            axes.plot(SHIFTS, scores, marker="o", label=NAMES[loss])
+            axes.plot(SHIFTS, tables.numbers(scores), marker="o", label=NAMES[loss])
     if not axes.lines:
         return
     axes.set(xlabel="largest shift in training, pixels of 64", ylabel="LPIPS, held-out actions")
