@@ -80,6 +80,7 @@ def evaluate_warps(config: WarpsConfig, features: FeatureFn, folder: Path) -> Me
 
 
 def _listed(values: list[Any]) -> Any:
+    """The scores of several seeds as one: each number a list of numbers, to four digits."""
     if isinstance(values[0], dict):
         return {key: _listed([value[key] for value in values]) for key in values[0]}
     if isinstance(values[0], list):

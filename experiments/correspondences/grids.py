@@ -96,8 +96,8 @@ def _grid(about: str, variants: Mapping[str, WarpsConfig]) -> Grid:
 
 GRIDS = {
     "table": _grid(
-        "Right matches on three photographs, by nearest neighbours, CX and CoBi; others by --set "
-        "photographs=..., bandwidths=..., spatial_weights=... and so on.",
+        "Right matches on three photographs, by nearest neighbours, CX and CoBi. `--set "
+        "photographs=rocket bandwidths=0.3 radii=4,8 seeds=2`, for example, chooses others.",
         {
             "default": WarpsConfig(layers=LAYERS),
             "smoke": WarpsConfig(

@@ -123,8 +123,8 @@ def table(config: Config, metrics: Mapping[str, Metrics]) -> str:
             (round(s * config.steps_per_unit), round(m * config.steps_per_unit)) for m, s in cells
         ]
         row = [f"{mean[index]:.3f} ± {error[index]:.3f}" for index in at]
-        one = config.steps_per_unit
-        for line in (mean[one], mean[one:, 0]):
+        unit = config.steps_per_unit
+        for line in (mean[unit], mean[unit:, 0]):
             way = half_way(share_left(MEASURES[name], config, line, 0), config.step)
             row.append("never" if way is None else f"{way:.1f}")
         rows.append([MEASURES[name].title, *row])
@@ -172,14 +172,14 @@ def write_figure(path: Path, config: Config, metrics: Mapping[str, Metrics]) -> 
         _draw_heat_map(figure, panel, config, name, mean)
     for panel in panels[len(means) : -2]:
         panel.set_axis_off()
-    one = config.steps_per_unit
+    unit = config.steps_per_unit
     shift, deviation = panels[-2:]
     curves = {name: means[name] for name in _COLOURS if name in means}
-    _draw_curves(shift, config, {name: mean[one] for name, mean in curves.items()}, 0)
+    _draw_curves(shift, config, {name: mean[unit] for name, mean in curves.items()}, 0)
     shift.set(title="along the shift, at $\\sigma = 1$", xlabel="shift $\\mu$")
     if curves:
         shift.legend(frameon=False, fontsize=8, loc="upper right")
-    _draw_curves(deviation, config, {name: mean[:, 0] for name, mean in curves.items()}, one)
+    _draw_curves(deviation, config, {name: mean[:, 0] for name, mean in curves.items()}, unit)
     deviation.set(title="along the deviation, at $\\mu = 0$", xlabel="deviation $\\sigma$")
     figure.savefig(path, dpi=100, pil_kwargs={"quality": 88, "method": 6})
 

@@ -18,7 +18,7 @@ def metrics_of(finished: Finished) -> dict[str, Metrics]:
 
 GRIDS = {
     "table": Grid(
-        about="The measures one by one: the table and the figure of all.",
+        about="A run for each measure; the table and the figure of all.",
         runs=table_runs,
         show=lambda finished: table(finished.base, metrics_of(finished)),
         draw=lambda finished: write(finished.folder, finished.base, metrics_of(finished)),

@@ -1,4 +1,4 @@
-"""How near a result is to the clean picture, wherever it has settled; pictures side by side."""
+"""Scores of a result, wherever it has settled among the targets, and pictures side by side."""
 
 import math
 from collections.abc import Mapping, Sequence

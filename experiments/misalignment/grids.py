@@ -23,13 +23,8 @@ from experiments.misalignment.config import (
 from experiments.misalignment.data import load_photograph, make_pair
 from experiments.misalignment.evaluation import LABELS, SCORES, write_strip
 
-# Heading and digits of each score's table.
-TITLES = {
-    "psnr": ("PSNR, dB", 2),
-    "ssim": ("SSIM", 3),
-    "lpips": ("LPIPS", 3),
-    "contrast": ("contrast", 2),
-}
+TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "contrast": "contrast"}
+_DIGITS = {**SCORES, "contrast": 2}
 _AXES = {"psnr": "PSNR, dB (higher is better)", "ssim": "SSIM (higher)", "lpips": "LPIPS (lower)"}
 _GREYS = {"none": "silver", "mean": "black"}
 _PSNR_SHOWN = 40.0  # decibels: above, a result is exact to the eye, and the curves would be flat
@@ -91,14 +86,14 @@ def show_table(finished: Finished) -> str:
     labelled = {LABELS[loss]: runs for loss, runs in rows.items()}
     shifts = _asked(finished, "shift")
     parts = [
-        tables.table(title, labelled, [_column(score, digits, f"{x} px", shift=x) for x in shifts])
-        for score, (title, digits) in TITLES.items()
+        tables.table(title, labelled, [_column(score, f"{x} px", shift=x) for x in shifts])
+        for score, title in TITLES.items()
     ]
     if "l1" in rows:
         cells = [[LABELS[loss], *(_better(rows, loss, x) for x in shifts)] for loss in rows]
         parts.append(tables.markdown(["LPIPS below L1's", *(f"{x} px" for x in shifts)], cells))
     last = [
-        _column("lpips", 3, Path(name).stem.replace("_", " "), shift=shifts[-1], photograph=name)
+        _column("lpips", Path(name).stem.replace("_", " "), shift=shifts[-1], photograph=name)
         for name in _asked(finished, "photograph")
     ]
     parts.append(tables.table(f"LPIPS at {shifts[-1]} px", labelled, last))
@@ -112,10 +107,10 @@ def _asked(finished: Finished, field: str) -> list[Any]:
     return list(dict.fromkeys(getattr(config, field) for config in finished.configs.values()))
 
 
-def _column(score: str, digits: int, title: str, **where: Any) -> Column:
+def _column(score: str, title: str, **where: Any) -> Column:
     """A score of the runs that have these settings."""
     chosen = lambda run: all(run[key] == value for key, value in where.items())
-    return Column(title, lambda run: run[score] if chosen(run) else None, digits)
+    return Column(title, lambda run: run[score] if chosen(run) else None, _DIGITS[score])
 
 
 def _better(rows: Rows, loss: Loss, shift: int) -> str:
@@ -155,10 +150,10 @@ def draw_curves(finished: Finished, path: Path) -> None:
             axis.set_xticks(shifts)
         axis.set(xlabel="shift of the targets, pixels", title=_AXES[score])
         axis.grid(alpha=0.3)
-    lowest = min((y for line in axes[0].lines for y in line.get_ydata()), default=0)
-    axes[0].set_ylim(lowest - 1, _PSNR_SHOWN)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
+    means = [y for line in axes[0].lines for y in line.get_ydata() if np.isfinite(y)]
+    axes[0].set_ylim(min(means, default=0) - 1, _PSNR_SHOWN)
+    lines = axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside right center", fontsize=8, frameon=False)
     figure.savefig(path, pil_kwargs={"quality": 75})
 
 
@@ -172,18 +167,18 @@ def _draw_strip(finished: Finished, photograph: str) -> None:
     """A row for each shift, the same source in all; only shifts of which all pictures are here."""
     rows = []
     for shift in _asked(finished, "shift"):
-        configs = {
-            name: config
+        names = {
+            config.losses[0]: name
             for name, config in finished.configs.items()
             if (config.photograph, config.shift) == (photograph, shift)
-            and config.losses[0] in OPTIMIZED
         }
         paths = {
-            LABELS[config.losses[0]]: finished.folder / name / f"{config.losses[0]}.png"
-            for name, config in configs.items()
+            LABELS[loss]: finished.folder / name / f"{loss}.png"
+            for loss, name in names.items()
+            if loss in OPTIMIZED
         }
         if paths and all(path.exists() for path in paths.values()):
-            config = next(iter(configs.values()))
+            config = dataclasses.replace(finished.base, photograph=photograph, shift=shift)
             clean = make_pair(config, load_photograph(config), config.seeds[0]).clean
             made = {label: images.read_image(path) for label, path in paths.items()}
             rows.append((f"{shift} px", {"clean": clean, **made}))
@@ -256,8 +251,8 @@ def _table_base(config: Config, **options: Any) -> TableConfig:
 _TUNED = {"losses": OPTIMIZED, "seeds": (0, 1)}
 GRIDS = {
     "table": Grid(
-        about="Every loss at every shift, on three photographs with three seeds each; others by "
-        "--set photographs=FILE,FILE, shifts=..., losses=... and seeds=...",
+        about="Every loss at every shift, on three photographs with three seeds each. `--set "
+        "photographs=FILE,FILE shifts=2,4 losses=l1,cobi seeds=0` chooses others.",
         runs=table_runs,
         show=show_table,
         draw=draw,
@@ -269,7 +264,7 @@ GRIDS = {
         check=check,
     ),
     "tune": Grid(
-        about="Learning rates for each loss, bandwidths or spatial weights too where it has them, "
+        about="Learning rates for each loss, and bandwidths or spatial weights where it has them, "
         "on a photograph that the table does not have.",
         runs=tune_runs,
         show=show_tune,
