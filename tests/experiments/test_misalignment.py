@@ -293,15 +293,24 @@ def test_a_table_goes_on_and_shows_what_its_records_hold(tmp_path, monkeypatch, 
     assert "--seeds [0, 1], not [0, 2]" in capsys.readouterr().err
 
 
-def test_a_table_of_ones_own_photographs_and_shifts(tmp_path, monkeypatch):
+def test_a_table_of_ones_own_photographs_and_shifts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     images.write_image(tmp_path / "mine.png", data.draw())
-    own = ["photographs=mine.png,drawn", "shifts=1,3", "losses=l2", "seeds=4"]
+    asked = []
+    scores = {"psnr": [20.0], "ssim": [0.5], "lpips": [0.25], "contrast": [1.0], "seconds": [1.0]}
+    run = lambda config: asked.append(config) or {"l2": scores}
+    monkeypatch.setitem(grids.GRIDS, "table", TABLE._replace(run=run))
+    own = ["photographs=mine.png,drawn", "shifts=1,3", "losses=l2", "seeds=4", "steps=9"]
     assert cli.main(EXPERIMENT, ["table", "--variant", "smoke", "--set", *own]) == 0
-    folder = tmp_path / "out/misalignment/grids/table"
-    for name in ("mine-shift01", "mine-shift03", "drawn-shift01", "drawn-shift03"):
-        assert json.loads((folder / "l2" / name / "config.json").read_text())["seeds"] == [4]
-    assert (folder / "mine.webp").exists()
+    of = [(config.photograph, config.shift) for config in asked]
+    assert of == [("mine.png", 1), ("drawn", 1), ("mine.png", 3), ("drawn", 3)]
+    assert {(config.losses, config.seeds, config.steps) for config in asked} == {(("l2",), (4,), 9)}
+    assert "| LPIPS at 3 px | mine | drawn |" in capsys.readouterr().out
+    asked.clear()
+    arguments = ["table", "--variant", "smoke", "--set", *own, "--only", "mine-*"]
+    assert cli.main(EXPERIMENT, arguments) == 0
+    assert asked == []
+    assert "| LPIPS at 3 px | mine |\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
