@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_ROOT = Path(__file__).absolute().parents[1]
+_ROOT = Path(__file__).absolute().parents[2]
 _DEVICES = {  # extra of jax -> devices of its accelerator, on Linux
     "cuda12": ("dev/nvidia[0-9]*", "dev/nvidiactl", "dev/dxg"),
     "tpu": ("dev/accel[0-9]*", "dev/vfio/[0-9]*"),
