@@ -14,7 +14,7 @@ from PIL import Image
 import cxjax
 from cxjax.data import images
 from cxjax.models import resnet
-from experiments import cli
+from experiments.common import cli
 from experiments.datasets import __main__ as datasets_main
 
 ROOT = Path(__file__).parents[1]
@@ -190,20 +190,17 @@ def _status_of(module, arguments, monkeypatch):
     """The exit status of a command line that is read, and of which nothing is run."""
     found = importlib.import_module(f"{module}.__main__")
     monkeypatch.setattr(datasets_main, "_prepare", lambda *_: None)
-    monkeypatch.setattr(cli, "_last_run", lambda parent: parent)  # for --resume
+    monkeypatch.setattr(cli, "_last_run", lambda config: config.default_out)  # for --resume
     monkeypatch.setattr(cli, "read_config", lambda kind, folder: kind())
+    for name in ("make", "export"):  # of grids
+        monkeypatch.setattr(cli, name, lambda *_, **__: None)
     try:
-        if not hasattr(found, "VARIANTS"):
+        if not hasattr(found, "EXPERIMENT"):
             return found.main(arguments)
-        commands = getattr(found, "COMMANDS", {})
-        return cli.main(
-            lambda _: None,
-            found.VARIANTS,
-            module=module,
-            description="",
-            commands={name: (kind, lambda _: None) for name, (kind, _) in commands.items()},
-            arguments=arguments,
-        )
+        known = found.EXPERIMENT.commands.items()
+        commands = {name: (kind, lambda _: None) for name, (kind, _) in known}
+        experiment = found.EXPERIMENT._replace(run=lambda _: None, commands=commands)
+        return cli.main(experiment, arguments)
     except SystemExit as end:  # of --help, and of options that are none
         return end.code
 
@@ -221,19 +218,19 @@ def test_a_wrong_command_line_is_seen(monkeypatch, capsys):
 x = 1
 ```
 Text `python -m
-experiments.gaussians --smaples 3`, `--out`, `python -c pass`.
+experiments.benchmark --szies 3`, `--out`, `python -c pass`.
 ```bash
-.venv/bin/python -m experiments.gaussians [--seed] \\
+.venv/bin/python -m experiments.benchmark [--repeats] \\
     1 ...   # that's a comment
 python -m experiments.domain_transfer nothing --help
 ```
 """
     commands = list(_commands(text))
     assert commands == [
-        ("experiments.gaussians", ("--seed", "1")),
+        ("experiments.benchmark", ("--repeats", "1")),
         ("experiments.domain_transfer", ("nothing", "--help")),
-        ("experiments.gaussians", ("--smaples", "3")),
+        ("experiments.benchmark", ("--szies", "3")),
     ]
     assert _status_of(*commands[0], monkeypatch) == 0
     assert _status_of(*commands[2], monkeypatch) == 2
-    assert "smaples" in capsys.readouterr().err
+    assert "szies" in capsys.readouterr().err

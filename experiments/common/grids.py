@@ -5,12 +5,13 @@ any time and resumed, by several processes too. The records that are kept beside
 its `results.jsonl`, count as finished too.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,14 +154,11 @@ def make(
             _check_begun(folder / key, configs[key])
         if grid.check is not None:
             grid.check([configs[key] for key in missing])
-        workers = _start_workers(experiment, name, options)
-        for number, key in enumerate(missing, start=1):
-            print(f"{key}: run {number} of {len(missing)}", flush=True)
-            _make_run(
-                folder / key, configs[key], grid.run or run, name, key, to_json(base), changes[key]
-            )
-        for worker in workers:
-            worker.wait()
+        with _workers(experiment, name, options):
+            for number, key in enumerate(missing, start=1):
+                print(f"{key}: run {number} of {len(missing)}", flush=True)
+                about = {"grid": name, "name": key, "base": to_json(base), "changes": changes[key]}
+                _make_run(folder / key, configs[key], grid.run or run, **about)
         records = _finished(name, configs, folder, evidence)
     elif not records:
         raise ValueError(
@@ -172,8 +170,9 @@ def make(
         if record.diverged:
             print(f"{key} diverged, and is in no table: {record.diverged}")
     finished = _of_records(base, configs, records, folder)
-    print(f"\n{grid.show(finished)}")
-    if grid.draw is not None:
+    if records:  # none are where other processes are at all of them
+        print(f"\n{grid.show(finished)}")
+    if records and grid.draw is not None:
         folder.mkdir(parents=True, exist_ok=True)
         grid.draw(finished)
     return finished
@@ -221,8 +220,11 @@ def _base(options: GridOptions, variants: Mapping[str, Any]) -> Any:
     if options.variant not in variants:
         raise ValueError(f"--variant must be one of {', '.join(variants)}; got {options.variant}")
     config, arguments = variants[options.variant], []
+    known = [field.name for field in dataclasses.fields(config)]
     for word in options.set:
         name, _, value = word.partition("=")
+        if name.replace("-", "_") not in known:
+            raise ValueError(f"--set {word} is no setting; known: {', '.join(known)}")
         if value.lower() in ("true", "false"):
             arguments.append(flag(name) if value.lower() == "true" else flag(f"no-{name}"))
         else:
@@ -231,32 +233,29 @@ def _base(options: GridOptions, variants: Mapping[str, Any]) -> Any:
 
 
 def _select(changes: Changes, words: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """The runs whose names match: of the words that match a part at one place, one must."""
+    """The runs whose names match: of the words that match parts at the same places, one must."""
     parts = {name: name.split("/") for name in changes}
-    places = range(max((len(names) for names in parts.values()), default=0))
-    of_place: dict[int, set[str]] = {}
+    alternatives: dict[frozenset[int], list[str]] = {}
     for word in words:
-        matching = {
-            place
-            for place in places
-            if any(place < len(n) and fnmatch.fnmatchcase(n[place], word) for n in parts.values())
-        }
-        if not matching:
+        places = frozenset().union(*(_places(names, [word]) for names in parts.values()))
+        if not places:
             known = dict.fromkeys(part for names in parts.values() for part in names)
             raise ValueError(f"--only {word} is no part of a run's name; known: {', '.join(known)}")
-        for place in matching:
-            of_place.setdefault(place, set()).add(word)
+        alternatives.setdefault(places, []).append(word)
     selected = {
         name: changes[name]
         for name, names in parts.items()
-        if all(
-            place < len(names) and any(fnmatch.fnmatchcase(names[place], word) for word in given)
-            for place, given in of_place.items()
-        )
+        if all(_places(names, given) for given in alternatives.values())
     }
     if not selected:
         raise ValueError(f"--only {' '.join(words)} leaves no run")
     return selected
+
+
+def _places(names: Sequence[str], words: Sequence[str]) -> set[int]:
+    """The places of the parts of a name that one of the words matches."""
+    matches = lambda part: any(fnmatch.fnmatchcase(part, word) for word in words)
+    return {place for place, part in enumerate(names) if matches(part)}
 
 
 def _finished(
@@ -293,24 +292,34 @@ def _check_same(folder: Path, saved: Mapping[str, Any], config: Any) -> None:
         raise ValueError(f"{folder} is of a run with {differing}; name another --out, or delete it")
 
 
-def _start_workers(experiment: str, name: str, options: GridOptions) -> list[subprocess.Popen]:
+@contextlib.contextmanager
+def _workers(experiment: str, name: str, options: GridOptions) -> Iterator[None]:
+    """Other processes that work at the same runs; they end with what is done beside them."""
     command = [sys.executable, "-m", f"experiments.{experiment}", name]
     command += ["--out", str(options.out), "--variant", options.variant]
     command += [] if options.evidence else ["--no-evidence"]
     command += ["--only", *options.only] if options.only else []
     command += ["--set", *options.set] if options.set else []
     others = options.processes - 1
-    return [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(others)]
+    workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(others)]
+    try:
+        yield
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        raise
+    finally:
+        for worker in workers:
+            worker.wait()
 
 
 def _make_run(
     folder: Path,
     config: Any,
     run: Callable[[Any], Metrics],
-    grid: str,
+    *,
     name: str,
-    base: Mapping[str, Any],
-    changes: Mapping[str, Any],
+    **about: Any,
 ) -> None:
     """Makes one run, unless another process is at it or has finished it meanwhile."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -333,14 +342,6 @@ def _make_run(
         except Resumable as stopped:
             message = f"stopped in {name}, which is saved; the same command resumes it"
             raise Resumable(message, stopped.signal) from stopped
-        record = make_record(
-            results,
-            grid=grid,
-            name=name,
-            base=base,
-            changes=changes,
-            commit=commit(),
-            diverged=diverged,
-        )
+        record = make_record(results, name=name, commit=commit(), diverged=diverged, **about)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RECORD, dataclasses.asdict(record))

@@ -129,6 +129,11 @@ def from_json(kind: type, fields: Mapping[str, Any], *, where: object) -> Any:
     return kind(**values)
 
 
+def varying(kind: type) -> tuple[str, ...]:
+    """The options that not every version of this class has."""
+    return (*_older(kind), *getattr(kind, "REMOVED", {}))
+
+
 def _older(kind: type) -> dict[str, Any]:
     fields = dataclasses.fields(kind)
     return {field.name: field.metadata["older"] for field in fields if "older" in field.metadata}

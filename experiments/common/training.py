@@ -50,6 +50,7 @@ from experiments.common.runs import (
     read_settings,
     to_json,
     try_lock,
+    varying,
     write_json,
     write_results,
 )
@@ -209,7 +210,13 @@ def _check_resumed(config: GeneratorConfig) -> None:
             raise ValueError(
                 f"the run has taken {taken} steps already; --steps {config.steps} is fewer"
             )
-        Checkpoints(config.out / CHECKPOINTS, config=to_json(config), ignore=RESUMABLE).close()
+        _open_checkpoints(config, config.out).close()
+
+
+def _open_checkpoints(config: GeneratorConfig, folder: Path) -> Checkpoints:
+    # What may differ, and what other versions have not: there `config.json` has been compared.
+    ignore = (*RESUMABLE, *varying(type(config)))
+    return Checkpoints(folder / CHECKPOINTS, config=to_json(config), ignore=ignore)
 
 
 def _open_folder(config: GeneratorConfig) -> Path:
@@ -263,7 +270,7 @@ def _train(
     key = jax.random.key(config.seed)
     with (
         _locked(folder),
-        Checkpoints(folder / CHECKPOINTS, config=to_json(config), ignore=RESUMABLE) as checkpoints,
+        _open_checkpoints(config, folder) as checkpoints,
     ):
         optimizer = make_optimizer(config)
         step_fn = devices.make_parallel_step(

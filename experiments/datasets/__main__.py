@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import report
+from experiments.common.cli import report
 from experiments.datasets import DATASETS, prepare
 
 

@@ -16,7 +16,7 @@ def table_runs(base: Config) -> Changes:
 
 def show_table(finished: Finished) -> str:
     """The metrics of each run, under the source's own."""
-    return evaluation.show(finished.metrics)
+    return evaluation.show(finished.metrics) if finished.metrics else "none to compare"
 
 
 GRIDS = {

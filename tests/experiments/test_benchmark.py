@@ -55,4 +55,4 @@ def test_growth_is_the_exponent_of_a_power():
         {"n": n, "case": "a case", "seconds": 3e-9 * n**2, "temporary_megabytes": 0.5 * n}
         for n in (128, 256, 1024)
     ]
-    assert measure.growth(rows)[-1] == "| a case | 128 | 1,024 | 2.00 | 1.00 |"
+    assert measure.growth(rows).splitlines()[-1] == "| a case | 128 | 1,024 | 2.00 | 1.00 |"

@@ -11,18 +11,19 @@ from jax.sharding import PartitionSpec
 
 from cxjax.training import devices
 from experiments.benchmark import step, traffic
+from experiments.benchmark.config import StepConfig, TrafficConfig
 
 SMALL = {"size": 16, "layers": ("conv1_2", "conv2_1")}
 
 
 @pytest.fixture(scope="module")
 def timed():
-    return step.Step(step.StepConfig(batch_size=2, **SMALL))
+    return step.Step(StepConfig(batch_size=2, **SMALL))
 
 
 def test_a_step_is_timed_beside_its_parts(timed, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(step, "Step", lambda config: timed)
-    config = step.StepConfig(
+    config = StepConfig(
         out=tmp_path / "out",
         batch_size=2,
         repeats=1,
@@ -103,7 +104,7 @@ def test_what_stands_in_a_loop_is_not_counted_as_once(mesh):
 
 @pytest.mark.parametrize("parallelism", ["jit", "shard_map"])
 def test_a_step_sends_its_gradients_once(timed, parallelism):
-    config = traffic.TrafficConfig(size=16, target_layers=("conv1_2", "conv2_1"), devices=(2,))
+    config = TrafficConfig(size=16, target_layers=("conv1_2", "conv2_1"), devices=(2,))
     training = step.make_training(config.target_layers, size=config.size)
     found = traffic.measure(training, config.batch_per_device, jax.devices()[:2], parallelism)
     gradients = sum(4 * leaf.size for leaf in jax.tree.leaves(timed.params))
@@ -137,8 +138,8 @@ ENTRY %main (x: f32[1000]) -> f32[1000] {
 def test_devices_that_are_not_there_are_refused():
     jax.devices()  # once JAX has begun, it has as many as it has
     with pytest.raises(ValueError, match="--devices 99 are more than the 8"):
-        traffic.find_devices(traffic.TrafficConfig(devices=(1, 99)))
+        traffic.find_devices(TrafficConfig(devices=(1, 99)))
     with pytest.raises(ValueError, match=r"cannot compile for --topology nope:1x1: .*libtpu"):
-        traffic.find_devices(traffic.TrafficConfig(topology="nope:1x1"))
+        traffic.find_devices(TrafficConfig(topology="nope:1x1"))
     with pytest.raises(ValueError, match="must be at least 1"):
-        traffic.TrafficConfig(devices=(0,))
+        TrafficConfig(devices=(0,))

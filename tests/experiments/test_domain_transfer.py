@@ -13,17 +13,10 @@ from PIL import Image
 
 import cxjax
 from cxjax.data import images, pipeline
-from experiments import cli, generators, sweeps
-from experiments.domain_transfer import (
-    domains,
-    judge,
-    objective,
-    results,
-    table,
-    terms,
-    train,
-    weights,
-)
+from experiments.common import cli, generators, runs, sweeps, training
+from experiments.common.training import Networks
+from experiments.domain_transfer import answers, classifier, data, evaluation, objective
+from experiments.domain_transfer.__main__ import EXPERIMENT
 from experiments.domain_transfer.config import CHOSEN, LOSSES, UNTRAINED, VARIANTS
 from tests.experiments import kept
 
@@ -32,7 +25,7 @@ SMOKE = VARIANTS["smoke"]
 
 @pytest.fixture(scope="module")
 def drawn():
-    return domains.read_domains(SMOKE)
+    return data.read_domains(SMOKE)
 
 
 # --- Data ---
@@ -41,10 +34,10 @@ def drawn():
 def test_a_target_is_drawn_at_random_among_those_alike(drawn):
     stream, again = (
         pipeline.batches(
-            domains.Sources(drawn.source),
+            data.Sources(drawn.source),
             batch_size=10,
             seed=0,
-            transform=domains.random_targets(drawn.target),
+            transform=data.random_targets(drawn.target),
         )
         for _ in range(2)
     )
@@ -76,12 +69,10 @@ def _rows(split):
 
 
 def test_test_pairs_are_halved_by_base_and_unlike_things_left_out(monkeypatch):
-    monkeypatch.setattr(domains.datasets, "open_source", lambda name, split: _rows(split))
+    monkeypatch.setattr(data.datasets, "open_source", lambda name, split: _rows(split))
     for name in ("man-woman", "noto-fluent"):
         parts = {
-            held_out: domains.read_domains(
-                dataclasses.replace(SMOKE, domains=name, held_out=held_out)
-            )
+            held_out: data.read_domains(dataclasses.replace(SMOKE, domains=name, held_out=held_out))
             for held_out in ("validation", "test")
         }
         seen = {}
@@ -114,9 +105,9 @@ def test_sets_without_pairs_are_read_as_they_are_needed(monkeypatch):
         {"image": np.full((22, 18, 3), n % 256, np.uint8), "attributes": {"Male": n % 3 == 0}}
         for n in range(1500)
     )
-    monkeypatch.setattr(domains.datasets, "open_source", lambda name, split: celebrities)
+    monkeypatch.setattr(data.datasets, "open_source", lambda name, split: celebrities)
     found = {
-        held_out: domains.read_domains(
+        held_out: data.read_domains(
             dataclasses.replace(SMOKE, domains="celeb_a", held_out=held_out)
         )
         for held_out in ("validation", "test")
@@ -135,12 +126,12 @@ def test_sets_without_pairs_are_read_as_they_are_needed(monkeypatch):
     assert found["test"].target.pictures[3].shape == (32, 32, 3)
     assert celebrities.read == before + 1
     few = Counted(celebrities[:900])
-    monkeypatch.setattr(domains.datasets, "open_source", lambda name, split: few)
+    monkeypatch.setattr(data.datasets, "open_source", lambda name, split: few)
     with pytest.raises(
         ValueError,
         match="domain of 300 pictures: fewer than the 402 that are needed to hold out 400",
     ):
-        domains.read_domains(dataclasses.replace(SMOKE, domains="celeb_a"))
+        data.read_domains(dataclasses.replace(SMOKE, domains="celeb_a"))
 
 
 def test_horses_and_zebras_have_splits_of_their_own(monkeypatch):
@@ -148,12 +139,12 @@ def test_horses_and_zebras_have_splits_of_their_own(monkeypatch):
     read = lambda name, split: [
         {"image": np.full((9, 9, 3), shades[split] + n // 20, np.uint8)} for n in range(40)
     ]
-    monkeypatch.setattr(domains.datasets, "open_source", read)
+    monkeypatch.setattr(data.datasets, "open_source", read)
     config = dataclasses.replace(SMOKE, domains="cycle_gan/horse2zebra", held_out="test")
-    found = domains.read_domains(config)
+    found = data.read_domains(config)
     shown = (found.source, found.target, found.held_out_source, found.held_out_target)
     assert [int(part.pictures[0][0, 0, 0]) for part in shown] == [10, 20, 30, 40]
-    found = domains.read_domains(dataclasses.replace(config, held_out="validation"))
+    found = data.read_domains(dataclasses.replace(config, held_out="validation"))
     shown = (found.source, found.target, found.held_out_source, found.held_out_target)
     assert [int(part.pictures[0][0, 0, 0]) for part in shown] == [10, 20, 11, 21]
     assert [len(part) for part in shown] == [32, 32, 4, 4]
@@ -169,16 +160,16 @@ def test_folders_of_ones_own_are_domains(tmp_path):
             images.write_image(tmp_path / f"mine/{split}/{number:02}.png", picture)
     config = dataclasses.replace(SMOKE, domains=str(tmp_path / "mine"), held_out="test")
     assert config.default_out.name == f"mine-{config.loss}"
-    found = domains.read_domains(config)
+    found = data.read_domains(config)
     shown = (found.source, found.target, found.held_out_source, found.held_out_target)
     assert [len(part) for part in shown] == [10, 18, 2, 2]
     assert [int(part.pictures[0][0, 0, 0]) for part in shown] == [10, 20, 20, 38]
-    scored = domains.read_domains(dataclasses.replace(config, held_out="validation"))
+    scored = data.read_domains(dataclasses.replace(config, held_out="validation"))
     assert [len(scored.source), len(scored.held_out_source)] == [10, 2]
     with pytest.raises(
         ValueError, match=r"has a domain of 12 pictures: fewer than the 13 .* 2 and"
     ):
-        domains.read_domains(dataclasses.replace(config, batch_size=11))
+        data.read_domains(dataclasses.replace(config, batch_size=11))
     assert found.source.pictures[0].shape == (SMOKE.size, SMOKE.size, 3)
     assert not found.paired
     for split, shade in (("testA", 30), ("testB", 40)):
@@ -186,8 +177,8 @@ def test_folders_of_ones_own_are_domains(tmp_path):
         images.write_image(tmp_path / f"mine/{split}/a.png", np.full((9, 9, 3), shade / 255))
         if split == "testA":
             with pytest.raises(ValueError, match="has testA alone: testA and testB go together"):
-                domains.read_domains(config)
-    found = domains.read_domains(dataclasses.replace(config, held_out="validation"))
+                data.read_domains(config)
+    found = data.read_domains(dataclasses.replace(config, held_out="validation"))
     shown = (found.source, found.held_out_source, found.held_out_target)
     assert [(len(part), int(part.pictures[0][0, 0, 0])) for part in shown] == [
         (12, 10),
@@ -212,7 +203,7 @@ def batch(drawn):
     return {"source": drawn.source.stack()[:2], "target": drawn.target.stack()[:2]}
 
 
-def test_every_loss_is_the_sum_that_it_is_named_after(batch):
+def test_every_loss_is_the_sum_that_it_is_named_after(batch, drawn):
     features = generators.make_features(SMOKE, ("conv1_2", "conv2_1", "conv2_2"))
     made, source, target = (features(i) for i in (0.7 * batch["source"], *batch.values()))
     points = lambda maps: np.asarray(maps, np.float64).reshape(maps.shape[0], -1, maps.shape[-1])
@@ -225,7 +216,7 @@ def test_every_loss_is_the_sum_that_it_is_named_after(batch):
         config = dataclasses.replace(SMOKE, loss=loss, source_weight=0.5)
         known = {layer: None for layer in objective.layers_of(config)}
         given = lambda images: {k: v for k, v in features(images).items() if k in known}
-        loss_fn = jax.jit(objective.make_loss(config, Shade, given))
+        loss_fn = jax.jit(objective.make_loss(config, Networks(Shade, given, {}), drawn))
         return loss_fn(jnp.float32(0.7), batch, None)
 
     to_target = sum(contextual(made, target, layer) for layer in SMOKE.target_layers)
@@ -247,12 +238,13 @@ class Judge:
         return params * images.mean(axis=(1, 2, 3))
 
 
-def test_cyclegan_goes_there_and_back_and_trains_each_network_by_its_own(batch):
+def test_cyclegan_goes_there_and_back_and_trains_each_network_by_its_own(batch, drawn):
     config = dataclasses.replace(SMOKE, loss="cyclegan")
     names = ("generator", *objective.other_networks(config))
     assert names == ("generator", "backward", "source_judge", "target_judge")
     params = dict(zip(names, map(jnp.float32, (0.8, 1.1, 0.3, 0.6)), strict=True))
-    loss_fn = objective._cyclegan(config, Shade, {n: (Judge, 3) for n in names[1:]})
+    networks = Networks(Shade, None, dict.fromkeys(names[2:], Judge))
+    loss_fn = objective.make_loss(config, networks, drawn)
     (value, terms), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params, batch, None)
     s, t = (batch[name].astype(np.float64) for name in ("source", "target"))
     mean = lambda image: image.mean(axis=(1, 2, 3))
@@ -275,12 +267,13 @@ def test_cyclegan_goes_there_and_back_and_trains_each_network_by_its_own(batch):
         np.testing.assert_allclose(grads[name], slope, rtol=1e-3)
 
 
-def test_cyclegan_has_a_gradient_for_each_of_its_four_networks(batch):
+def test_cyclegan_has_a_gradient_for_each_of_its_four_networks(batch, drawn):
     config = dataclasses.replace(SMOKE, loss="cyclegan")
     model, others = generators.make_model(config), objective.other_networks(config)
-    init = functools.partial(generators._initial, config, model, others)
+    init = functools.partial(training._initial, config, model, others)
     params = jax.eval_shape(init, jax.random.key(0))
-    loss_fn = jax.value_and_grad(objective.make_loss(config, model, None), has_aux=True)
+    networks = Networks(model, None, {name: network for name, (network, _) in others.items()})
+    loss_fn = jax.value_and_grad(objective.make_loss(config, networks, drawn), has_aux=True)
     (loss, terms), grads = jax.eval_shape(loss_fn, params, batch, None)
     assert loss.shape == ()
     assert len(terms) == 5
@@ -292,13 +285,7 @@ def test_cyclegan_has_a_gradient_for_each_of_its_four_networks(batch):
 
 
 def main(*arguments, variant="smoke"):
-    return cli.main(
-        train.run,
-        VARIANTS,
-        module="experiments.domain_transfer",
-        description="",
-        arguments=("--variant", variant, *arguments),
-    )
+    return cli.main(EXPERIMENT, ["--variant", variant, *arguments])
 
 
 @pytest.mark.parametrize("loss", ["cx", "histogram"])
@@ -320,7 +307,7 @@ def test_a_run_ends_with_scores_and_pictures(tmp_path, capsys, loss):
 @pytest.mark.parametrize("variant", ["paper", "horse2zebra"])
 def test_the_variants_of_tensorflow_datasets_train(tmp_path, monkeypatch, variant):
     """All is the variant's but what makes it long: size, widths, steps and VGG19's weights."""
-    monkeypatch.setattr(domains, "_CELEBRITIES_HELD_OUT", 3)
+    monkeypatch.setattr(data, "_CELEBRITIES_HELD_OUT", 3)
     out = tmp_path / "run"
     few = ("--size", "32", "--small", "--steps", "2", "--log-every", "1", "--network", "vgg16")
     with tfds.testing.mock_data(num_examples=30):
@@ -341,8 +328,8 @@ def test_the_variants_of_tensorflow_datasets_train(tmp_path, monkeypatch, varian
 
 def test_the_truth_gets_the_best_scores_and_the_source_does_not(drawn):
     truth, source = drawn.held_out_target.stack(), drawn.held_out_source.stack()
-    best = results.judge(SMOKE, truth, truth, drawn)
-    own = results.judge(SMOKE, source, truth, drawn)
+    best = evaluation.score(SMOKE, truth, truth, drawn)
+    own = evaluation.score(SMOKE, source, truth, drawn)
     assert best["lpips"] == pytest.approx(0, abs=1e-6)
     assert best["ssim"] == pytest.approx(1)
     assert best["cx"] < own["cx"] - 0.5  # not 0: points of one white are matches of each other
@@ -351,12 +338,12 @@ def test_the_truth_gets_the_best_scores_and_the_source_does_not(drawn):
     assert best["classifier"] == own["classifier"] == 1
     assert best["kid"] < own["kid"]
     unpaired = dataclasses.replace(drawn, paired=False)
-    assert "lpips" not in results.judge(SMOKE, truth, truth, unpaired)
+    assert "lpips" not in evaluation.score(SMOKE, truth, truth, unpaired)
 
 
 def test_the_terms_of_pictures_that_nobody_made(drawn):
     makers = {"copied": lambda picture: picture, "white": np.ones_like}
-    found = terms.measure(dataclasses.replace(SMOKE, source_weight=0.5), drawn, makers)
+    found = answers.measure(dataclasses.replace(SMOKE, source_weight=0.5), drawn, makers)
     itself, truth, random, copied, white = found.values()
     assert list(found)[:3] == ["source itself", "true target", "a random target"]
     assert copied == itself
@@ -368,26 +355,26 @@ def test_the_terms_of_pictures_that_nobody_made(drawn):
 
 
 def test_the_terms_of_what_a_run_made(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(terms, "DEFAULT", SMOKE)  # 32 px
-    monkeypatch.setattr(terms, "load_generator", lambda folder, kind: np.ones_like)
+    monkeypatch.setattr(answers, "DEFAULT", SMOKE)  # 32 px
+    monkeypatch.setattr(answers, "load_generator", lambda folder, kind: np.ones_like)
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(cli.to_json(SMOKE)))
-    terms.show(terms.TermsConfig(run=tmp_path))
+    config.write_text(json.dumps(runs.to_json(SMOKE)))
+    answers.show(answers.TermsConfig(run=tmp_path))
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0] == "| drawn | to the target | to the source | sum |"
     itself, *_, made = (line.split("|")[1:5] for line in lines[2:])
     assert made[0] == f" {tmp_path.name} "
     assert float(made[2]) > float(itself[2]) + 0.1
-    config.write_text(json.dumps(cli.to_json(dataclasses.replace(SMOKE, domains="celeb_a"))))
+    config.write_text(json.dumps(runs.to_json(dataclasses.replace(SMOKE, domains="celeb_a"))))
     with pytest.raises(ValueError, match="is of celeb_a, which has no true pairs"):
-        terms.show(terms.TermsConfig(run=tmp_path))
+        answers.show(answers.TermsConfig(run=tmp_path))
 
 
 def test_a_histogram_is_that_of_a_target_of_the_same_kind(drawn):
     ramp = np.linspace(0, 100, 32 * 32).reshape(32, 32, 1).repeat(3, axis=2).astype(np.uint8)
-    target = domains.Domain(pictures=[ramp, ramp + 150], kinds=["0", "1"])
+    target = data.Domain(pictures=[ramp, ramp + 150], kinds=["0", "1"])
     source = drawn.held_out_source
-    made = train._histograms(dataclasses.replace(drawn, target=target), 0)(source.stack())
+    made = objective._histograms(dataclasses.replace(drawn, target=target), 0)(source.stack())
     for picture, kind in zip(255 * made, source.kinds, strict=True):
         low, high = (0, 100) if kind == "0" else (150, 250)
         assert low - 1 < picture.min() < low + 30
@@ -396,40 +383,45 @@ def test_a_histogram_is_that_of_a_target_of_the_same_kind(drawn):
 
 def test_the_classifier_tells_domains_apart_and_takes_no_side(drawn):
     source, target = drawn.source.stack(), drawn.target.stack()
-    classify = judge.train_classifier(source, target)
+    classify = classifier.train_classifier(source, target)
     assert (classify(target) > 0).all()
     assert (classify(source) < 0).all()
-    backwards = judge.train_classifier(target, source)
+    backwards = classifier.train_classifier(target, source)
     np.testing.assert_allclose(backwards(source), -classify(source), rtol=0.05, atol=0.02)
 
 
-def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkeypatch, capsys):
+def test_the_grids_make_what_is_missing_and_show_what_is_there(tmp_path, capsys):
     asked = []
 
     def run(config):
         asked.append(config)
-        figures = {"lpips": 0.1 + config.seed / 10, "psnr": 20.0, "ssim": 0.5, "cx": 1.0}
-        return figures | {
-            "target": 0.5,
-            "kid": 0.2,
-            "classifier": 0.9,
-            "seconds": 60.0 + config.seed,
-        }
+        scores = {"lpips": 0.1 + config.seed / 10, "psnr": 20.0, "ssim": 0.5, "cx": 1.0}
+        seconds = 60.0 + config.seed
+        return scores | {"target": 0.5, "kid": 0.2, "classifier": 0.9, "seconds": seconds}
 
-    monkeypatch.setattr(table.train, "run", run)
-    options = {"results": tmp_path / "results", "runs": tmp_path / "runs"}
-    table.make(table.TransferTableConfig(**options))
-    said = capsys.readouterr().out
+    def make(grid):
+        arguments = [grid, "--no-evidence", "--out", str(tmp_path)]
+        assert cli.main(EXPERIMENT._replace(run=run), arguments) == 0
+        return capsys.readouterr().out
+
+    said = make("table")
     assert "| CX | 0.150 ± 0.071 | 20.00 ± 0.00 | 0.500 ± 0.000 |" in said
     assert "| identity: the source itself | 0.100 | 20.00 | 0.500 |" in said
-    assert len(asked) == 2 * (2 * len(LOSSES) - 1)
+    assert said.count("The classifier is right on true held-out pictures: 0.90.") == 2
+    count = 2 * (2 * len(LOSSES) - 1)
+    assert len(asked) == count
     assert {config.held_out for config in asked} == {"test"}
-    table.make(table.TransferTableConfig(**options))
-    assert len(asked) == 2 * (2 * len(LOSSES) - 1)
-    table.tune(table.TuneConfig(**options))
-    tried = asked[2 * (2 * len(LOSSES) - 1) :]
+    make("table")
+    assert len(asked) == count
+    make("tune")
+    tried = asked[count:]
     assert len(tried) == len(sweeps.RATES) * (len(LOSSES) - len(UNTRAINED))
     assert {config.held_out for config in tried} == {"validation"}
+    said = make("weights")
+    assert "| the source itself | 0.100 | 20.00 |" in said
+    assert "| 0.3, 150 steps | 0.100 | 20.00 |" in said
+    weighed = asked[count + len(tried) :]
+    assert {config.held_out for config in weighed} == {"validation"}
 
 
 @pytest.mark.parametrize(
@@ -449,7 +441,7 @@ def test_settings_that_cannot_work_are_refused(options, message):
 
 def test_more_pictures_in_a_batch_than_there_are_is_refused():
     with pytest.raises(ValueError, match="--batch-size 11 is more than the 10 source pictures"):
-        domains.read_domains(dataclasses.replace(SMOKE, batch_size=11))
+        data.read_domains(dataclasses.replace(SMOKE, batch_size=11))
 
 
 def test_a_plain_command_has_the_rate_of_its_loss():
@@ -459,10 +451,8 @@ def test_a_plain_command_has_the_rate_of_its_loss():
 
 
 def test_the_rates_are_those_that_the_sweep_found_best():
-    kept.check_rates(table, table.sweep, CHOSEN)
+    kept.check_rates(sweeps.collect(kept.read(EXPERIMENT, "tune")), CHOSEN)
 
 
-def test_the_readme_shows_the_kept_figures(tmp_path, capsys):
-    also = [(weights.make, weights.WeightsConfig)]
-    shown = kept.check_readme(table, table.TransferTableConfig, tmp_path, capsys, also)
-    assert shown == 2 * (2 + 6) + (2 + 4) + (2 + 6)
+def test_the_readme_shows_what_is_kept():
+    assert kept.check_readme(EXPERIMENT) == 2 * (2 + 6) + (2 + 4) + (2 + 6)

@@ -10,22 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
+from experiments.common import cli
+from experiments.common.grids import ExportOptions, GridOptions
+from experiments.common.runs import flag
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.parent.name for path in ROOT.glob("experiments/*/config.py"))
 
 
-def _help(capsys, variants, commands, *arguments):
+def _help(capsys, experiment, *arguments):
     with pytest.raises(SystemExit) as end:
-        cli.main(
-            pytest.fail,
-            variants,
-            module="experiments.name",
-            description="",
-            commands=commands,
-            arguments=[*arguments, "--help"],
-        )
+        cli.main(experiment, [*arguments, "--help"])
     assert end.value.code == 0
     return capsys.readouterr().out
 
@@ -45,19 +40,32 @@ def _shown(value):
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def _cases(experiment):
+    """`(arguments, what they are the options of, class, values)` of all that has options."""
+    for name, config in experiment.variants.items():
+        yield ["--variant", name], experiment.description, type(config), config
+    for name, (kind, _) in experiment.commands.items():
+        yield [name], kind.__doc__, kind, kind
+    out = Path("out") / experiment.name / "grids"
+    for name, grid in experiment.grids.items():
+        variant = next(iter(grid.variants or experiment.variants))
+        options = GridOptions(out=out, variant=variant)
+        yield [name], grid.about, GridOptions, options
+    if experiment.grids:
+        results = ROOT / "experiments" / experiment.name / "results.jsonl"
+        options = ExportOptions(out=out, results=results)
+        yield ["export"], ExportOptions.__doc__, ExportOptions, options
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_help_tells_meaning_and_default_of_every_option(capsys, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "1000")
-    module = importlib.import_module(f"experiments.{name}.__main__")
-    commands = getattr(module, "COMMANDS", {})
-    cases = [(["--variant", v], type(config), config) for v, config in module.VARIANTS.items()]
-    cases += [([command], kind, kind) for command, (kind, _) in commands.items()]
-    for arguments, kind, values in cases:
-        printed = _help(capsys, module.VARIANTS, commands, *arguments)
+    experiment = importlib.import_module(f"experiments.{name}.__main__").EXPERIMENT
+    for arguments, about, kind, values in _cases(experiment):
+        printed = _help(capsys, experiment, *arguments)
         options = _options(printed)
         assert "\x1b" not in printed
-        if isinstance(values, type):
-            assert kind.__doc__.split()[0] in printed, f"{name} {arguments} does not say what it is"
+        assert about.split("\n")[0] in printed, f"{name} {arguments} does not say what it is"
         fields = dataclasses.fields(kind)
         assert len(options) == len(fields) + 1  # and --help
         for option, text in options:
@@ -67,8 +75,21 @@ def test_help_tells_meaning_and_default_of_every_option(capsys, monkeypatch, nam
         for field in fields:
             value = getattr(values, field.name, None)
             ends = f"(default: {_shown(value)})" if hasattr(values, field.name) else "(required)"
-            text = texts.get(cli.flag(field.name), ends)  # those without a flag show no name
+            text = texts.get(flag(field.name), ends)  # those without a flag show no name
             assert text.endswith(ends), f"{name} {arguments} {field.name}: {text}"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_help_names_every_command_and_grid(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "1000")
+    experiment = importlib.import_module(f"experiments.{name}.__main__").EXPERIMENT
+    printed = _help(capsys, experiment)
+    for word in (*experiment.commands, *experiment.grids):
+        assert f"{word} --help" in printed
+    if experiment.grids:
+        assert cli.main(experiment, ["grid"]) == 2  # which lists them
+        said = capsys.readouterr().err
+        assert all(f"  {name}: {grid.about}" in said for name, grid in experiment.grids.items())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,8 +99,11 @@ class Bare:
     """Something said."""
 
 
+BARE = cli.Experiment("bare", "Bare.", {"default": Bare()}, pytest.fail)
+
+
 def test_an_option_without_a_docstring_is_seen(capsys):
-    assert _options(_help(capsys, {"default": Bare()}, {}))[1:] == [
+    assert _options(_help(capsys, BARE))[1:] == [
         ("--number INT", "(default: 1)"),
         ("--text STR", "Something said. (default: a)"),
     ]
@@ -90,12 +114,12 @@ def test_a_terminal_has_colour_unless_it_is_not_wanted(capsys, monkeypatch, sign
     for name, value in {"NO_COLOR": "", "TERM": "xterm", **sign}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert ("\x1b" in _help(capsys, {"default": Bare()}, {})) == (not sign)
+    assert ("\x1b" in _help(capsys, BARE)) == (not sign)
 
 
 def test_help_in_a_pipe_has_no_escape_codes():
     run = subprocess.run(
-        [sys.executable, "-m", "experiments.gaussians", "--help"],
+        [sys.executable, "-m", "experiments.benchmark", "--help"],
         capture_output=True,
         text=True,
         check=True,
@@ -103,4 +127,4 @@ def test_help_in_a_pipe_has_no_escape_codes():
         env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": ""},
     )
     assert "\x1b" not in run.stdout + run.stderr
-    assert "(default: 100)" in run.stdout
+    assert "(default: 16384)" in run.stdout

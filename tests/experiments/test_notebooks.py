@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from cxjax.data import images
-from experiments import cli
-from experiments.single_image_animation import train as animation
+from experiments.common import cli, runs
+from experiments.single_image_animation import __main__ as animation
 from experiments.single_image_animation.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +36,8 @@ HERE = f"""
 import json
 from pathlib import Path
 import cxjax
-import experiments.cli
-for module in (cxjax, experiments.cli):
+import experiments.common
+for module in (cxjax, experiments.common):
     assert Path(module.__file__).is_relative_to({str(ROOT)!r}), module
 """
 
@@ -124,19 +124,20 @@ def test_own_files_are_not_taken_by_the_smoke_run(name, given):
 
 def test_own_clip_and_still_are_those_that_are_animated(monkeypatch):
     run = cell_of(read("single_image_animation"), "cell-5").source
-    monkeypatch.setattr(animation, "run", lambda config: config)
+    taken = animation.EXPERIMENT._replace(run=lambda config: config)
+    monkeypatch.setattr(animation, "EXPERIMENT", taken)
     monkeypatch.setattr(cli, "show_log", lambda: None)
 
     def settings(**names):
         exec(run, names)
-        return cli.to_json(names["results"]) | {"out": None}
+        return runs.to_json(names["results"]) | {"out": None}
 
     own = settings(SMOKE=False, SOURCE="a.mp4", TARGET="a.png")
     built_in = settings(SMOKE=False, SOURCE=None, TARGET=None)
     kept = settings(SMOKE=True, SOURCE=None, TARGET=None)
     portrait = {"target": "grace_hopper"}
-    assert kept == cli.to_json(VARIANTS["smoke"])
-    assert built_in == cli.to_json(VARIANTS["default"]) | portrait
+    assert kept == runs.to_json(VARIANTS["smoke"])
+    assert built_in == runs.to_json(VARIANTS["default"]) | portrait
     assert own == built_in | {"source": "a.mp4", "target": "a.png"}
 
 
@@ -183,9 +184,11 @@ def test_without_a_repository_the_error_says_what_to_set(tmp_path):
 
 def test_a_repository_is_cloned_once_and_its_installer_called(tmp_path):
     repository, folder = tmp_path / "repository", tmp_path / "folder"
-    (repository / "experiments").mkdir(parents=True)
+    (repository / "experiments/common").mkdir(parents=True)
     folder.mkdir()
-    (repository / "experiments/install.py").write_text("install = lambda: print('installed')\n")
+    (repository / "experiments/common/install.py").write_text(
+        "install = lambda: print('installed')\n"
+    )
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(repository)]
     environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull}
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
@@ -198,10 +201,10 @@ def test_a_repository_is_cloned_once_and_its_installer_called(tmp_path):
 
 def test_a_folder_that_has_the_project_is_taken_as_it_is(tmp_path):
     """One that is called as the package, too, which Python would take for the package itself."""
-    for name in ("experiments/install.py", "cxjax/__init__.py"):
+    for name in ("experiments/common/install.py", "cxjax/__init__.py"):
         (tmp_path / "cxjax" / name).parent.mkdir(parents=True)
         (tmp_path / "cxjax" / name).touch()
-    (tmp_path / "cxjax/experiments/install.py").write_text(
+    (tmp_path / "cxjax/experiments/common/install.py").write_text(
         "import cxjax\ninstall = lambda: print(cxjax.__file__)\n"
     )
     run = run_install(tmp_path, "cxjax")

@@ -11,10 +11,12 @@ from PIL import Image
 
 import cxjax
 from cxjax.data import images, pipeline, video
-from experiments import apply as application
-from experiments import cli, generators, losses, sweeps
-from experiments.puppet_control import clips, objective, results, table, train
-from experiments.puppet_control.config import CHOSEN, LOSSES, VARIANTS, Config
+from experiments.common import apply as application
+from experiments.common import cli, generators, sweeps
+from experiments.common.training import Networks
+from experiments.puppet_control import data, evaluation, grids, objective
+from experiments.puppet_control.__main__ import EXPERIMENT
+from experiments.puppet_control.config import CHOSEN, CHOSEN_ALIGNED, LOSSES, VARIANTS, Config
 from tests.experiments import kept
 
 SMOKE = VARIANTS["smoke"]
@@ -23,15 +25,15 @@ TRAINED = [loss for loss in LOSSES if loss != "identity"]
 
 @pytest.fixture(scope="module")
 def drawn():
-    return clips.read_clips(SMOKE)
+    return data.read_clips(SMOKE)
 
 
 # --- Data ---
 
 
 def test_held_out_actions_are_trained_on_only_for_the_table():
-    validation = clips.read_clips(SMOKE)
-    test = clips.read_clips(dataclasses.replace(SMOKE, held_out="test"))
+    validation = data.read_clips(SMOKE)
+    test = data.read_clips(dataclasses.replace(SMOKE, held_out="test"))
     actions = [[[clip.action for clip in part] for part in parts] for parts in (validation, test)]
     assert actions == [[["0", "2"], ["1"]], [["0", "1", "2"], ["3"]]]
 
@@ -46,7 +48,7 @@ def _emoji(split):
                 pixels = np.full((256, 256, 3), level + 10 * frame, np.uint8)
                 about = {"action": action, "character": character, "frame": frame}
                 found.append({"image": pixels, **about})
-    for cat, smiley in clips._FEELINGS.items():
+    for cat, smiley in data._FEELINGS.items():
         for frame in range(5 if split == "cats" else 9):
             pixels = np.full((256, 256, 3), 10 * frame, np.uint8)
             if split == "cats":
@@ -61,18 +63,18 @@ def _emoji(split):
 
 
 def test_people_and_cats_are_paired_by_what_they_do(monkeypatch):
-    monkeypatch.setattr(clips.datasets, "open_source", lambda name, split: _emoji(split))
+    monkeypatch.setattr(data.datasets, "open_source", lambda name, split: _emoji(split))
     people = dataclasses.replace(SMOKE, pair="man-woman")
-    training, held_out = clips.read_clips(people)
+    training, held_out = data.read_clips(people)
     assert [clip.action for clip in training] == ["1f6b6"]
     assert [clip.action for clip in held_out] == ["1f646", "1f64e"]
     assert training[0].driver.shape == training[0].puppet.shape == (3, 32, 32, 3)
     np.testing.assert_array_equal(training[0].driver[:, 0, 0, 0], [100, 110, 120])
     np.testing.assert_array_equal(training[0].puppet[:, 0, 0, 0], [200, 210, 220])
-    training, held_out = clips.read_clips(dataclasses.replace(people, held_out="test"))
+    training, held_out = data.read_clips(dataclasses.replace(people, held_out="test"))
     assert (len(training), [clip.action for clip in held_out]) == (3, ["1f937"])
     cats = dataclasses.replace(people, pair="smiley-cat", held_out="test")
-    training, held_out = clips.read_clips(cats)
+    training, held_out = data.read_clips(cats)
     assert [clip.action for clip in training] == ["1f639", "1f63b", "1f63f", "1f640"]
     assert [clip.action for clip in held_out] == ["1f63a"]
     (cat,) = held_out
@@ -102,47 +104,47 @@ def test_films_and_folders_of_ones_own_are_clips(tmp_path):
     _own(mine, {"driver/nod.webp": (10, 20, 30, 40), "driver/wave": (50, 70, 90)})
     config = dataclasses.replace(SMOKE, **config)
     with pytest.raises(ValueError, match="has no folder puppet"):
-        clips.read_clips(config)
+        data.read_clips(config)
     _own(mine, {"puppet/nod.webp": (110, 120, 130, 140)})
     with pytest.raises(ValueError, match="has wave of one character alone"):
-        clips.read_clips(config)
+        data.read_clips(config)
     _own(mine, {"puppet/wave.webp": (150, 160, 170, 180, 190)})
     (mine / "puppet" / ".hidden").touch()
-    (nod,), (wave,) = clips.read_clips(config)
+    (nod,), (wave,) = data.read_clips(config)
     assert (nod.action, wave.action) == ("nod", "wave")
-    assert clips.read_clips(dataclasses.replace(config, held_out="test"))[1][0].action == "wave"
+    assert data.read_clips(dataclasses.replace(config, held_out="test"))[1][0].action == "wave"
     shades = [clip[:, 16, 16, 0] for clip in (nod.driver, nod.puppet, wave.driver, wave.puppet)]
     for found, wanted in zip(shades, ((10, 40), (110, 140), (50, 90), (150, 190)), strict=True):
         np.testing.assert_allclose(found[[0, -1]], wanted, atol=2)
     assert nod.driver.shape == (4, 32, 32, 3)
     assert nod.driver.max() < 60  # no white: the middle square was cut
     run = dataclasses.replace(config, loss="identity", out=tmp_path / "run")
-    assert train.run(run)["whole"]["psnr"] < 12
+    assert EXPERIMENT.run(run)["whole"]["psnr"] < 12
     rows = images.read_image(tmp_path / "run" / "strip.png")
     found = {round(255 * float(v)) for v in rows[-16, ::32, 0]}
     near = {value + off for value in found for off in (-1, 0, 1)}
     assert near >= {150, 170, 190}  # every other frame of the puppet's is the true one
     _own(mine, {"puppet/wave": (1, 2)})
     with pytest.raises(ValueError, match="has two clips of one name"):
-        clips.read_clips(config)
+        data.read_clips(config)
     _own(tmp_path / "one", {"driver/nod": (1, 2, 3), "puppet/nod": (1, 2, 3)})
     with pytest.raises(ValueError, match="needs at least two actions"):
-        clips.read_clips(dataclasses.replace(config, pair=str(tmp_path / "one")))
+        data.read_clips(dataclasses.replace(config, pair=str(tmp_path / "one")))
 
 
 def test_a_puppet_is_moved_by_its_shift_and_its_field():
     picture = np.random.default_rng(0).uniform(size=(12, 10, 3)).astype(np.float32)
     still = np.zeros((2, 4, 4))
-    np.testing.assert_array_equal(clips.displace(picture, np.zeros(2), still), picture)
-    moved = clips.displace(picture, np.array([3.0, -2.0]), still)
+    np.testing.assert_array_equal(data.displace(picture, np.zeros(2), still), picture)
+    moved = data.displace(picture, np.array([3.0, -2.0]), still)
     np.testing.assert_allclose(moved[3:, :-2], picture[:-3, 2:], atol=1e-6)
     assert (moved[:3] == 1).all()
     assert (moved[:, -2:] == 1).all()
     constant = np.broadcast_to(np.array([3.0, -2.0])[:, None, None], (2, 4, 4))
-    np.testing.assert_allclose(clips.displace(picture, np.zeros(2), constant), moved, atol=1e-5)
+    np.testing.assert_allclose(data.displace(picture, np.zeros(2), constant), moved, atol=1e-5)
     field = np.zeros((2, 4, 4))
     field[:, 0, 0] = 2.0
-    bent = clips.displace(picture, np.zeros(2), field)
+    bent = data.displace(picture, np.zeros(2), field)
     assert np.abs(bent - picture)[:3, :3].max() > 0.05
     np.testing.assert_allclose(bent[7:, 6:], picture[7:, 6:], atol=0.1)
 
@@ -151,10 +153,10 @@ def _pairs(training, count, **options):
     """Of `count` pairs: the true frames by the driver's place, and driver's place and puppet."""
     config = dataclasses.replace(SMOKE, **{"shift": 0, "jitter": 0, "warp": 0.0, **options})
     stream = pipeline.batches(
-        clips.Frames(training),
+        data.Frames(training),
         batch_size=12,
         seed=0,
-        transform=clips.loosely_paired(training, config),
+        transform=data.loosely_paired(training, config),
     )
     drivers = {
         clip.driver[f].tobytes(): (number, f)
@@ -199,7 +201,7 @@ def test_shifts_go_as_far_as_they_may_and_no_further(drawn):
     shifts = [np.array([y, x]) for y in range(-3, 4) for x in range(-3, 4)]
     for (clip, frame), puppet in _pairs(training, 120, shift=2):
         true = training[clip].puppet[frame] / np.float32(255)
-        (found,) = [s for s in shifts if np.allclose(clips.displace(true, s, still), puppet)]
+        (found,) = [s for s in shifts if np.allclose(data.displace(true, s, still), puppet)]
         met.add(tuple(found))
     assert {y for y, _ in met} == {x for _, x in met} == {-2, -1, 0, 1, 2}
 
@@ -235,11 +237,12 @@ class Shift:
         return jnp.clip(images + params.reshape(1, 1, 1, 3), 0, 1)
 
 
-def _loss(loss, batch):
+def _loss(loss, batch, drawn):
     config = dataclasses.replace(SMOKE, loss=loss)
     layers = objective.layers_of(config)
     features = generators.make_features(config, layers) if layers else None
-    made = objective.make_loss(config, Shift, features)
+    others = {name: network for name, (network, _) in objective.other_networks(config).items()}
+    made = objective.make_loss(config, Networks(Shift, features, others), drawn)
     shift = jnp.array([-0.2, 0.1, 0.0])
     params = {"generator": shift, "discriminator": _judge(config)} if loss == "pix2pix" else shift
     value, terms = jax.jit(made)(params, batch, jax.random.key(0))
@@ -255,7 +258,7 @@ def _points(maps):
     return maps.reshape(maps.shape[0], -1, maps.shape[-1])
 
 
-def test_every_loss_is_the_sum_that_it_is_named_after(batch):
+def test_every_loss_is_the_sum_that_it_is_named_after(batch, drawn):
     made = np.clip(batch["driver"] + np.float32([-0.2, 0.1, 0.0]), 0, 1)
     features = generators.make_features(SMOKE, ("conv1_2", "conv2_1", "conv2_2"))
     x, y = features(made), features(batch["puppet"])
@@ -297,8 +300,8 @@ def test_every_loss_is_the_sum_that_it_is_named_after(batch):
         "gram": gram,
     }
     for loss, value in expected.items():
-        np.testing.assert_allclose(_loss(loss, batch)[1], value, rtol=1e-4)
-    config, value, terms = _loss("pix2pix", batch)
+        np.testing.assert_allclose(_loss(loss, batch, drawn)[1], value, rtol=1e-4)
+    config, value, terms = _loss("pix2pix", batch, drawn)
     judge, params = objective.other_networks(config)["discriminator"][0].apply, _judge(config)
     pair = lambda image: np.concatenate([batch["driver"], image], axis=-1)
     real, fake = judge(params, pair(batch["puppet"])), judge(params, pair(made))
@@ -310,31 +313,11 @@ def test_every_loss_is_the_sum_that_it_is_named_after(batch):
     np.testing.assert_allclose(value, total, rtol=1e-5)
 
 
-def test_each_side_of_an_adversarial_loss_has_the_gradient_of_its_own(key):
-    real, fake = jax.random.uniform(key, (2, 4, 5, 5, 2))
-    judge = lambda params, images: jnp.tanh((images * params.reshape(1, 1, 1, 2)).sum(-1))
-    params = jnp.array([0.7, -1.2])
-    together = lambda p, f: sum(losses.adversarial(judge, p, real=real, fake=f).values())
-    of_judge, of_fake = jax.grad(together, argnums=(0, 1))(params, fake)
-    mistakes = lambda p: ((judge(p, real) - 1) ** 2).mean() / 2 + (judge(p, fake) ** 2).mean() / 2
-    np.testing.assert_allclose(of_judge, jax.grad(mistakes)(params), rtol=1e-5)
-    fooled = lambda f: ((judge(params, f) - 1) ** 2).mean()
-    np.testing.assert_allclose(of_fake, jax.grad(fooled)(fake), rtol=1e-5)
-    assert np.abs(of_judge).min() > 1e-3
-    assert np.abs(of_fake).max() > 1e-3
-
-
 # --- Runs ---
 
 
 def main(*arguments):
-    return cli.main(
-        train.run,
-        VARIANTS,
-        module="experiments.puppet_control",
-        description="",
-        arguments=("--variant", "smoke", *arguments),
-    )
+    return cli.main(EXPERIMENT, ["--variant", "smoke", *arguments])
 
 
 @pytest.mark.parametrize("loss", ["pix2pix", "identity"])
@@ -364,13 +347,13 @@ def test_scores_are_of_the_true_frames_and_of_where_they_differ(drawn):
     _, held_out = drawn
     (clip,) = held_out
     driver, truth = clip.driver / np.float32(255), clip.puppet / np.float32(255)
-    perfect = results.judge(driver, truth, truth)
+    perfect = evaluation.score(driver, truth, truth)
     assert perfect["whole"]["ssim"] == pytest.approx(1)
     assert perfect["region"]["lpips"] == pytest.approx(0, abs=1e-6)
-    own = results.judge(driver, driver, truth)
+    own = evaluation.score(driver, driver, truth)
     assert own["whole"]["psnr"] > own["region"]["psnr"] + 3  # the same outside of it
     assert own["whole"]["lpips"] > 0.005
-    where = results.region(driver, truth)
+    where = evaluation.region(driver, truth)
     rows, columns = np.nonzero((clip.driver[0] != clip.puppet[0]).any(axis=-1))
     assert where[0, rows, columns].all()
     assert where[0, rows.min() - 2, columns[0]]
@@ -382,9 +365,9 @@ def test_scores_without_true_frames_compare_with_all_of_the_action(drawn):
     truth = np.concatenate([clip.puppet for clip in training]) / np.float32(255)
     drivers = np.concatenate([clip.driver for clip in training]) / np.float32(255)
     shuffled = np.concatenate([truth[:6][::-1], truth[6:][[3, 4, 5, 0, 1, 2]]])
-    perfect = results.judge_by_sets(shuffled, training)
+    perfect = evaluation.score_by_sets(shuffled, training)
     assert perfect["nearest"] == pytest.approx(0, abs=1e-6)
-    own = results.judge_by_sets(drivers, training)
+    own = evaluation.score_by_sets(drivers, training)
     assert own["nearest"] > 0.005
     assert own["kid"] > perfect["kid"]
 
@@ -392,38 +375,42 @@ def test_scores_without_true_frames_compare_with_all_of_the_action(drawn):
 # --- The table ---
 
 
-def test_the_table_runs_what_is_missing_and_shows_what_is_there(tmp_path, monkeypatch, capsys):
+def test_the_grids_make_what_is_missing_and_show_what_is_there(tmp_path, capsys):
     asked = []
 
     def run(config):
         asked.append(config)
         scores = {"psnr": 20.0 + config.seed, "ssim": 0.5, "lpips": config.shift / 100}
-        figures = {"whole": scores, "region": scores, "seconds": 60.0, "share": 0.1}
-        return figures | {"nearest": 0.25, "kid": 1.5}
+        metrics = {"whole": scores, "region": scores, "seconds": 60.0, "share": 0.1}
+        return metrics | {"nearest": 0.25, "kid": 1.5}
 
-    monkeypatch.setattr(table.train, "run", run)
-    options = {"results": tmp_path / "results", "runs": tmp_path / "runs"}
-    table.make(table.PuppetTableConfig(**options))
-    said = capsys.readouterr().out
+    def make(grid, *options):
+        arguments = [grid, "--no-evidence", "--out", str(tmp_path), *options]
+        assert cli.main(EXPERIMENT._replace(run=run), arguments) == 0
+        return capsys.readouterr().out
+
+    said = make("table")
     assert "| CX | 21.00 ± 1.00 | 0.500 ± 0.000 | 0.060 ± 0.000 |" in said
     assert "| identity: the driver's own frame | 20.00 | 0.500 | 0.060 |" in said
     assert "| LPIPS, L1 | 0.000 | 0.020 | 0.040 | 0.080 |" in said
     assert "| Gram | 0.250 | 1.500 |" in said
+    assert (tmp_path / "table/shift.webp").is_file()
     count = len(asked)
     assert all(config.held_out == "test" for config in asked)
-    table.make(table.PuppetTableConfig(**options))
+    again = make("table")
     assert len(asked) == count
-    again = capsys.readouterr().out
     assert said.endswith(again)
     assert again.startswith("\n| loss |")
-    table.tune(table.TuneConfig(**options))
+    make("tune")
     tried = asked[count:]
     assert len(tried) == len(sweeps.RATES) * (len(TRAINED) + 2)
     assert all(config.held_out == "validation" for config in tried)
     of = {(config.loss, config.jitter) for config in tried if config.shift == 0}
     assert of == {("cx", 0), ("l1", 0)}
-    with pytest.raises(ValueError, match="has none of the"):
-        table.make(table.PuppetTableConfig(results=tmp_path / "new", runs=tmp_path, missing=False))
+    assert {config.steps for config in tried} == {VARIANTS["default"].steps // 2}
+    arguments = ["table", "--no-evidence", "--no-missing", "--out", str(tmp_path / "new")]
+    assert cli.main(EXPERIMENT._replace(run=run), arguments) == 2
+    assert "none of the" in capsys.readouterr().err
     assert asked[count:] == tried
 
 
@@ -449,7 +436,7 @@ def test_settings_that_cannot_work_are_refused(options, message):
 
 def test_a_batch_of_more_than_all_frames_is_refused():
     with pytest.raises(ValueError, match="--batch-size 13 is more than the 12 frames"):
-        clips.read_clips(dataclasses.replace(SMOKE, batch_size=13))
+        data.read_clips(dataclasses.replace(SMOKE, batch_size=13))
 
 
 def test_a_plain_command_has_the_rate_of_its_loss():
@@ -461,10 +448,11 @@ def test_a_plain_command_has_the_rate_of_its_loss():
 
 
 def test_the_rates_are_those_that_the_sweep_found_best():
-    kept.check_rates(table, table.sweep, CHOSEN)
-    kept.check_rates(table, table.sweep_aligned, table.CHOSEN_ALIGNED)
+    kept_sweeps = kept.read(EXPERIMENT, "tune")
+    kept.check_rates(grids.sweep_of(kept_sweeps, "loose"), CHOSEN)
+    kept.check_rates(grids.sweep_of(kept_sweeps, "aligned"), CHOSEN_ALIGNED)
 
 
-def test_the_readme_shows_the_kept_figures(tmp_path, capsys):
-    shown = kept.check_readme(table, table.PuppetTableConfig, tmp_path, capsys)
-    assert shown == (2 + 8) + (2 + 8) + (2 + 2 * 5) + (2 + 2) + (2 + 7) + (2 + 2)
+def test_the_readme_shows_what_is_kept():
+    rows = (2 + 8) + (2 + 8) + (2 + 2 * 5) + (2 + 2) + (2 + 7) + (2 + 2)
+    assert kept.check_readme(EXPERIMENT) == rows

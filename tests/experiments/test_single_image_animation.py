@@ -19,17 +19,12 @@ from PIL import Image
 from skimage.filters import gaussian
 
 from cxjax.data import images, video
-from experiments import apply as application
-from experiments import cli, generators
-from experiments.correspondences.pictures import photograph, portrait
-from experiments.single_image_animation import (
-    clips,
-    frame_by_frame,
-    measures,
-    results,
-    shapes,
-    train,
-)
+from experiments.common import apply as application
+from experiments.common import cli, generators, runs
+from experiments.common.pictures import photograph, portrait
+from experiments.common.training import Networks, ShowConfig
+from experiments.single_image_animation import data, evaluation, frame_by_frame, motion, shapes
+from experiments.single_image_animation.__main__ import EXPERIMENT
 from experiments.single_image_animation.config import VARIANTS, Config
 from experiments.single_image_animation.objective import make_loss
 
@@ -61,18 +56,12 @@ def stopped(tmp_path_factory):
 def test_a_stopped_run_says_how_to_go_on(stopped):
     out, status, said = stopped
     assert status == 128 + signal.SIGTERM
-    assert f"go on with --resume --out {out.relative_to(out.parents[2])}" in said
+    assert f"resume it by --resume --out {out.relative_to(out.parents[2])}" in said
     assert "Traceback" not in said
 
 
 def main(*arguments):
-    return cli.main(
-        train.run,
-        VARIANTS,
-        module="experiments.single_image_animation",
-        description="",
-        arguments=arguments,
-    )
+    return cli.main(EXPERIMENT, arguments)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +90,7 @@ def test_the_resumed_run_ends_with_everything(resumed):
 
 def test_the_trained_generator_is_applied(resumed, tmp_path):
     out, _, _ = resumed
-    _, held_out, _ = clips.read_pair(SMOKE)
+    _, held_out, _ = data.read_pair(SMOKE)
     (tmp_path / "in").mkdir()
     for number, frame in enumerate(held_out[:2]):
         pixels = (frame * 255).round().astype(np.uint8)
@@ -135,14 +124,14 @@ def test_the_baseline_makes_each_frame_on_its_own(resumed, tmp_path, capsys):
     trained = json.loads((out / "results.json").read_text())
     assert figures["source"] == trained["source"]
     assert figures["look"]["contextual"] < figures["source"]["look"]["contextual"]
-    _, held_out, _ = clips.read_pair(SMOKE)
+    _, held_out, _ = data.read_pair(SMOKE)
     strip = np.asarray(Image.open(tmp_path / "frames/strip.png"), np.float32) / 255
     for number, frame in enumerate(held_out):
         left = number * (SMOKE.size + 4)
         made = strip[SMOKE.size :, left : left + SMOKE.size]
         assert 0.002 < np.abs(made - frame).mean() < 0.1  # its own content, a few steps away
     capsys.readouterr()
-    results.compare(results.CompareConfig(runs=(out, tmp_path / "frames")))
+    assert main("show", str(out), str(tmp_path / "frames")) == 0
     rows = capsys.readouterr().out.splitlines()
     assert [row.split("|")[1].strip() for row in rows[2:]] == [
         "source",
@@ -152,39 +141,63 @@ def test_the_baseline_makes_each_frame_on_its_own(resumed, tmp_path, capsys):
     assert float(rows[-1].split("|")[-2]) > 0
 
 
-def test_a_source_that_stands_still_has_no_figure_for_its_motion(face):
+def test_a_source_that_stands_still_has_no_metric_of_its_motion(face):
     features = generators.make_features(SMOKE, ("conv1_2",))
     still = np.repeat(face[:1], 3, axis=0)
-    figures = results.judge(SMOKE, features, still, still, 1 - still[0])
-    assert figures["motion"] == {"whole": None}
-    json.dumps(figures, allow_nan=False)
-    assert results.table({"a": figures}).splitlines()[-1].startswith("| a |  | ")
+    metrics = evaluation.score(SMOKE, features, data.Pair(still, still, 1 - still[0]), still)
+    assert metrics["motion"] == {"whole": None}
+    json.dumps(metrics, allow_nan=False)
+    assert evaluation.show({"a": metrics}).splitlines()[-1].startswith("| a |  | ")
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
-    figures = {"motion": {"whole": 0.5}, "flicker": 0.1, "look": {"contextual": 1.0, "gram": 0.2}}
+    metrics = {"motion": {"whole": 0.5}, "flicker": 0.1, "look": {"contextual": 1.0, "gram": 0.2}}
     for name, flicker in (("a", 0.01), ("b", 0.02)):
         source = {"flicker": flicker, "look": {"contextual": 2.0, "gram": 0.5}}
         (tmp_path / name).mkdir()
-        written = json.dumps({**figures, "source": source, "seconds": 1})
+        written = json.dumps({**metrics, "source": source, "seconds": 1})
         (tmp_path / name / "results.json").write_text(written)
-    compare = lambda *names: results.compare(
-        results.CompareConfig(runs=tuple(tmp_path / name for name in names))
-    )
-    compare("a")
+    _, command = EXPERIMENT.commands["show"]
+    show = lambda *names: command(ShowConfig(runs=tuple(tmp_path / name for name in names)))
+    show("a")
     head = json.loads((tmp_path / "a/results.json").read_text())
     (tmp_path / "head").mkdir()
     (tmp_path / "head/results.json").write_text(
         json.dumps({**head, "boxes": {"head": [0, 0, 1, 1]}})
     )
     with pytest.raises(ValueError, match="measured motion in other boxes"):
-        compare("a", "head")
+        show("a", "head")
     with pytest.raises(ValueError, match="b and .*a are not of the same clip"):
-        compare("a", "b")
+        show("a", "b")
     with pytest.raises(ValueError, match=r"c has no results.json"):
-        compare("a", "c")
+        show("a", "c")
     with pytest.raises(ValueError, match="at least one run"):
-        compare()
+        show()
+
+
+def test_the_grid_compares_the_losses_and_shows_the_source_itself(tmp_path, capsys):
+    asked = []
+
+    def run(config):
+        asked.append((config.loss, config.source_weight))
+        if config.loss == "gram":
+            raise FloatingPointError("step 7: loss is nan")
+        look = {"contextual": config.source_weight, "gram": 0.2}
+        metrics = {"motion": {"whole": 0.5}, "flicker": 0.1, "look": look}
+        return {**metrics, "source": {"flicker": 0.0, "look": look | {"contextual": 2.0}}}
+
+    experiment = EXPERIMENT._replace(run=run)
+    arguments = ["table", "--out", str(tmp_path), "--variant", "smoke"]
+    assert cli.main(experiment, arguments) == 0
+    assert asked == [("contextual", 1.0), ("gram", 1.0), ("contextual", 0.3)]
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [
+        "source",
+        "contextual",
+        "source_weight-0.3",
+    ]
+    assert cli.main(experiment, [*arguments, "--only", "gram"]) == 0  # diverged: none to compare
+    assert "| source |" not in capsys.readouterr().out
 
 
 def test_another_configuration_is_not_resumed(resumed, capsys):
@@ -198,14 +211,10 @@ def test_another_configuration_is_not_resumed(resumed, capsys):
     assert sorted((p, p.stat().st_mtime) for p in out.rglob("*") if p.is_file()) == before
 
 
-def test_the_settings_survive_being_written(tmp_path):
+def test_the_settings_survive_being_written():
     config = dataclasses.replace(SMOKE, weights=Path("a.pth"), head=(0.1, 0.2, 0.3, 0.4))
-    written = json.loads(json.dumps(cli.to_json(config)))
-    assert cli.from_json(Config, written, where="here") == config
-    with pytest.raises(ValueError, match="here has fields unknown here: colour"):
-        cli.from_json(Config, written | {"colour": 1}, where="here")
-    with pytest.raises(ValueError, match="no run under"):
-        cli._last_run(tmp_path)
+    written = json.loads(json.dumps(runs.to_json(config)))
+    assert runs.from_json(Config, written, where="here") == config
 
 
 @pytest.mark.parametrize(
@@ -229,52 +238,52 @@ def test_settings_that_cannot_work_are_refused(options, message):
 
 def test_an_animation_is_as_fast_as_its_film(tmp_path):
     film = tmp_path / "film.webp"
-    video.write_video(film, clips.draw_clip(6, 32), frames_per_second=20)
+    video.write_video(film, data.draw_clip(6, 32), frames_per_second=20)
     config = dataclasses.replace(SMOKE, source=str(film), every=2)
-    assert clips.frame_rate(config) == 10
-    assert clips.frame_rate(dataclasses.replace(config, every=1)) == 20
-    assert clips.frame_rate(dataclasses.replace(config, frames_per_second=7.0)) == 7
-    assert clips.frame_rate(SMOKE) == 10
+    assert data.frame_rate(config) == 10
+    assert data.frame_rate(dataclasses.replace(config, every=1)) == 20
+    assert data.frame_rate(dataclasses.replace(config, frames_per_second=7.0)) == 7
+    assert data.frame_rate(SMOKE) == 10
 
 
 def test_clips_that_do_not_fit_are_refused(tmp_path):
     message = "12 frames of drawn: fewer than the 13 that are needed to hold out 11 and train"
     with pytest.raises(ValueError, match=message):
-        clips.read_pair(dataclasses.replace(SMOKE, held_out=11))
+        data.read_pair(dataclasses.replace(SMOKE, held_out=11))
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     given = dataclasses.replace(SMOKE, target=str(tmp_path / "a.png"), target_crop=(10, 10, 50, 20))
     with pytest.raises(ValueError, match="--target-crop .* which is 40 x 30 pixels"):
-        clips.read_pair(given)
+        data.read_pair(given)
 
 
 def test_some_frames_of_a_long_clip_are_taken(tmp_path):
-    frames = clips.draw_clip(20, 32)
+    frames = data.draw_clip(20, 32)
     video.write_video(tmp_path / "a.webp", frames, frames_per_second=10, quality=100)
     (tmp_path / "folder").mkdir()
     for number, frame in enumerate(frames):
         images.write_image(tmp_path / f"folder/{number:02}.png", frame)
     for source in ("a.webp", "folder"):
         given = dataclasses.replace(SMOKE, source=str(tmp_path / source), start=3, stop=18, every=2)
-        training, held_out, _ = clips.read_pair(given)
+        training, held_out, _ = data.read_pair(given)
         off = np.abs([*training, *held_out] - frames[3:18:2]).mean((1, 2, 3))
         assert off.max() < 0.03 < np.abs(frames[1:] - frames[:-1]).mean((1, 2, 3)).min()
     drawn = dataclasses.replace(SMOKE, every=2)
     np.testing.assert_array_equal(
-        np.concatenate(clips.read_pair(drawn)[:2]), clips.draw_clip(12, SMOKE.size)[::2]
+        np.concatenate(data.read_pair(drawn)[:2]), data.draw_clip(12, SMOKE.size)[::2]
     )
 
 
 def test_a_users_own_clip_moves_a_painting_of_the_set(tmp_path, monkeypatch):
-    frames = clips.draw_clip(6, 40)
+    frames = data.draw_clip(6, 40)
     (tmp_path / "clip/scene2").mkdir(parents=True)
     for number, frame in enumerate(frames):
         images.write_image(tmp_path / f"clip/scene2/{number}.png", frame)
     rows, columns = np.mgrid[:50, :30]
     pixels = np.stack([4 * rows, 8 * columns, 255 - 4 * rows], axis=-1).astype(np.uint8)
     paintings = [{"id": "Other", "image": 0 * pixels}, {"id": "Lemur", "image": pixels}]
-    original = clips.datasets.open_source
+    original = data.datasets.open_source
     known = lambda name, **options: paintings if name == "paintings" else original(name, **options)
-    monkeypatch.setattr(clips.datasets, "open_source", known)
+    monkeypatch.setattr(data.datasets, "open_source", known)
     given = dataclasses.replace(
         SMOKE,
         source=str(tmp_path / "clip"),
@@ -283,13 +292,13 @@ def test_a_users_own_clip_moves_a_painting_of_the_set(tmp_path, monkeypatch):
         target="Lemur",
         held_out=3,
     )
-    training, held_out, target = clips.read_pair(given)
+    training, held_out, target = data.read_pair(given)
     np.testing.assert_allclose(training, frames[:3, 8:40, :32], atol=0.003)
     np.testing.assert_allclose(held_out, frames[3:, 8:40, :32], atol=0.003)
     middle = pixels[10:40] / 255  # a square of the width, where no crop is given
     np.testing.assert_allclose(target[::31, ::31], middle[::29, ::29], atol=0.03)
     with pytest.raises(ValueError, match=r"grace_hopper\) nor a painting; those are: Other, Lemur"):
-        clips.read_pair(dataclasses.replace(given, target="Nobody"))
+        data.read_pair(dataclasses.replace(given, target="Nobody"))
 
 
 def test_the_built_in_clip_and_painting_are_cut_and_others_are_not():
@@ -305,36 +314,36 @@ def test_the_built_in_clip_and_painting_are_cut_and_others_are_not():
 
 def test_a_portrait_of_an_installed_package_is_the_target():
     given = dataclasses.replace(SMOKE, target="grace_hopper")
-    _, _, target = clips.read_pair(given)
+    _, _, target = data.read_pair(given)
     head_and_shoulders = portrait(None, None, "grace_hopper")
     wanted = images.resize_to(head_and_shoulders, (SMOKE.size, SMOKE.size))
     np.testing.assert_array_equal(target, wanted)
-    _, _, part = clips.read_pair(dataclasses.replace(given, target_crop=(100, 50, 300, 250)))
+    _, _, part = data.read_pair(dataclasses.replace(given, target_crop=(100, 50, 300, 250)))
     assert np.abs(part - target).mean() > 0.05
 
 
-# --- The measures, on motion that is known ---
+# --- Motion that is known ---
 
 
 @pytest.fixture(scope="module")
 def face():
-    return clips.draw_clip(8, 48)
+    return data.draw_clip(8, 48)
 
 
 def test_motion_is_carried_by_another_look_and_not_by_noise(face):
-    motion = measures.flow(face)
+    field = motion.flow(face)
     boxes = {"head": (0.2, 0.1, 0.9, 0.9), "mouth": (0.4, 0.55, 0.8, 0.8)}
     painted = 1 - face**1.5 * np.float32([0.3, 0.9, 0.6])
-    same = measures.motion_carried(motion, measures.flow(painted), boxes)
+    same = motion.motion_carried(field, motion.flow(painted), boxes)
     assert same["whole"] > 0.8
     assert same["head"] > 0.9
     assert same["mouth"] > 0.4
     noise = np.random.default_rng(0).normal(0, 0.05, face.shape).astype(np.float32)
-    still = measures.motion_carried(motion, measures.flow(face[:1] + noise), boxes)
+    still = motion.motion_carried(field, motion.flow(face[:1] + noise), boxes)
     assert max(abs(still["whole"]), abs(still["mouth"])) < 0.2
-    backwards = measures.motion_carried(motion, -motion, boxes)
+    backwards = motion.motion_carried(field, -field, boxes)
     assert max(backwards.values()) < -0.99
-    assert np.isnan(measures.motion_carried(0 * motion, motion)["whole"])
+    assert np.isnan(motion.motion_carried(0 * field, field)["whole"])
 
 
 def test_flow_is_that_of_a_shift():
@@ -342,15 +351,15 @@ def test_flow_is_that_of_a_shift():
     noise = gaussian(rng.normal(size=(48, 48)), 2, mode="wrap")
     texture = (noise - noise.min()) / np.ptp(noise)
     frames = np.stack([np.roll(texture, (i, -2 * i), (0, 1)) for i in range(3)])
-    found = measures.flow(np.repeat(frames[..., None], 3, axis=-1))
+    found = motion.flow(np.repeat(frames[..., None], 3, axis=-1))
     inside = found[:, :, 8:-8, 8:-8]
     np.testing.assert_allclose(np.median(inside, axis=(0, 2, 3)), (1, -2), atol=0.2)
 
 
 def test_a_box_follows_what_is_in_it():
-    motion = np.zeros((3, 2, 20, 20))
-    motion[:, 0], motion[:, 1] = 2, -1
-    boxes = measures.track(motion, (0.5, 0.1, 0.8, 0.4))
+    field = np.zeros((3, 2, 20, 20))
+    field[:, 0], field[:, 1] = 2, -1
+    boxes = motion.track(field, (0.5, 0.1, 0.8, 0.4))
     assert [(y.start, x.start) for y, x in boxes] == [(2, 10), (4, 9), (6, 8)]
     assert all(y.stop - y.start == 6 and x.stop - x.start == 6 for y, x in boxes)
 
@@ -363,7 +372,7 @@ def cat():
 def test_landmarks_follow_the_clip(cat):
     shifts = np.arange(4)
     clip = np.stack([np.roll(cat, shift, axis=(0, 1)) for shift in shifts])
-    places = shapes.follow([(50, 40), (60, 70), (99, 99)], measures.flow(clip))
+    places = shapes.follow([(50, 40), (60, 70), (99, 99)], motion.flow(clip))
     per_cent = 100 * shifts / len(cat)
     np.testing.assert_allclose(places[:, 0, 0], 50 + per_cent, atol=0.6)
     np.testing.assert_allclose(places[:, 1, 1], 70 + per_cent, atol=0.6)
@@ -400,32 +409,32 @@ def test_shapes_are_known_of_finished_runs_of_the_first_command(resumed, tmp_pat
 
 
 def test_flicker_is_what_motion_does_not_explain(face):
-    motion = measures.flow(face)
-    own = measures.flicker(face, face, motion)
+    field = motion.flow(face)
+    own = motion.flicker(face, face, field)
     gain = np.random.default_rng(0).uniform(0.9, 1.1, (len(face), 1, 1, 1))
-    flickering = measures.flicker((face * gain).astype(np.float32), face, motion)
+    flickering = motion.flicker((face * gain).astype(np.float32), face, field)
     assert own < 0.01 < 0.02 < flickering
 
 
 def test_look_tells_the_target_from_another(face):
     features = generators.make_features(SMOKE, ("conv1_2", "conv2_1"))
     target = 1 - face[0]
-    look = measures.make_look(features, target)
+    look = evaluation.make_look(features, target)
     near, far = look(1 - face[1:3]), look(face[1:3])
     assert near["contextual"] < far["contextual"]
     assert near["gram"] < 0.1 * far["gram"]
 
 
 def test_networks_in_half_precision_give_nearly_the_same_loss_in_float32():
-    frames, _, target = clips.read_pair(SMOKE)
-    batch = {"image": frames[:2]}
+    pair = data.read_pair(SMOKE)
+    batch = {"image": pair.frames[:2]}
     found = {}
     for precision in ("float32", "bfloat16"):
         config = dataclasses.replace(SMOKE, precision=precision)
         model = generators.make_model(config)
         features = generators.make_features(config, ("conv1_2", "conv2_1"))
-        loss_fn = make_loss(config, model, features, target)
-        params = jax.jit(model.init)(jax.random.key(0), frames[0])
+        loss_fn = make_loss(config, Networks(model, features, {}), pair)
+        params = jax.jit(model.init)(jax.random.key(0), pair.frames[0])
         found[precision], _ = jax.jit(loss_fn)(params, batch, jax.random.key(1))
         assert found[precision].dtype == jnp.float32
     assert 0 < abs(found["float32"] - found["bfloat16"]) < 0.02 * found["float32"]

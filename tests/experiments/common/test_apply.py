@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cxjax.data import images, video
-from experiments import apply as application
+from experiments.common import apply as application
 from experiments.single_image_animation.config import VARIANTS, Config
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import install
+from experiments.common import install
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import skimage.data
 from numpy.lib.stride_tricks import sliding_window_view
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from experiments import metrics
+from experiments.common import metrics
 
 SCORES = {"psnr": metrics.psnr, "ssim": metrics.ssim, "lpips": metrics.lpips}
 
