@@ -1,21 +1,44 @@
 """The baseline without a generator: style transfer of each held-out frame, on its own."""
 
 import dataclasses
+import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from tqdm import tqdm
 
 import cxjax
-from experiments import generators
-from experiments.cli import make_folder, read_config
+from cxjax.data.images import Picture, resize
+from cxjax.features.vgg import VGG
+from experiments.common import generators, pyramid
+from experiments.common.optimization import (
+    Parameters,
+    Scale,
+    check_scales,
+    coarse_to_fine,
+    last_image,
+)
+from experiments.common.runs import make_folder, read_config
+from experiments.common.terms import draw, loss_of, priors, weighted_sum
 from experiments.single_image_animation import clips, results
 from experiments.single_image_animation.config import Config
-from experiments.style_transfer.config import Config as StyleConfig
-from experiments.style_transfer.train import stylize
+
+Features = dict[str, jax.Array]
+
+# The default of experiments.style_transfer, with the paper's layers and without the moments, as the
+# README's figures were made.
+_LAYERS = ("conv2_2", "conv3_2", "conv4_2")  # compared with the target's
+_CONTENT_LAYER = "conv4_2"
+_BANDWIDTH, _CONTENT_BANDWIDTH = 0.2, 0.1
+_WEIGHTS = {"style": 1.0, "content": 1.0, "tv": 6.0, "chroma_tv": 24.0, "range": 100.0}
+_MAX_POINTS = 4096  # of a layer; of more, others are drawn at each step
+_LEVELS, _LEARNING_RATE = 6, 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,36 +49,73 @@ class FrameByFrameConfig:
     """Folder of a run, whose clip, target and measures are taken."""
     out: Path | None = None
     """Folder for the results, new or empty; without it a new one beside the run's."""
-    scales: tuple[float, ...] = StyleConfig.scales
+    scales: tuple[float, ...] = (0.5, 1.0)
     """Sizes optimised one after the other, as shares of the run's --size. Network and pooling are
     the run's too; the rest is the default of experiments.style_transfer, with the paper's layers
     and without the moments."""
-    steps: tuple[int, ...] = StyleConfig.steps
+    steps: tuple[int, ...] = (120, 80)
     """Steps of gradient descent at each scale, for each frame."""
+
+    def __post_init__(self) -> None:
+        check_scales(self.scales, self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The Contextual Losses of a frame to the target and to its own content, and priors."""
+
+    model: VGG
+
+    def __call__(
+        self, params: Parameters, key: jax.Array, network: Any, target: Features, content: Features
+    ) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
+        """`(loss, (image, the loss and its terms))`."""
+        image = pyramid.merge(params.pieces)
+        made = _features_of(self.model, network, image)
+        key_style, key_content, _ = jax.random.split(key, 3)
+        keys = jax.random.split(key_style)
+        to_target = [
+            loss_of("contextual", bandwidth=_BANDWIDTH)(
+                _points(keys[0], number, made[layer]), _points(keys[1], number, target[layer])
+            )
+            for number, layer in enumerate(_LAYERS)
+        ]
+        both = (maps[_CONTENT_LAYER] for maps in (made, content))  # the same places in both
+        to_content = (_points(key_content, 0, features) for features in both)
+        terms = {
+            "style": jnp.stack(to_target).sum(),
+            "content": loss_of("contextual", bandwidth=_CONTENT_BANDWIDTH)(*to_content),
+            **priors(image),
+        }
+        loss = weighted_sum(terms, _WEIGHTS)
+        return loss, (image, {"loss": loss, **terms})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features_of(model: VGG, network: Any, image: Any) -> Features:
+    return cast(Features, model.apply(network, image, layers=_LAYERS))
+
+
+def _points(key: jax.Array, number: int, features: jax.Array) -> jax.Array:
+    points = features.reshape(-1, features.shape[-1])
+    return draw(jax.random.fold_in(key, number), points, _MAX_POINTS)
 
 
 def run(config: FrameByFrameConfig) -> dict[str, Any]:
-    """Makes the animation of the held-out frames, and measures it; returns the figures."""
+    """Makes the animation of the held-out frames, and scores it; returns the metrics."""
     began = time.perf_counter()
     of_run: Config = read_config(Config, config.run)
-    style = StyleConfig(
-        size=of_run.size,
-        network=of_run.network,
-        weights=of_run.weights,
-        pooling=of_run.pooling,
-        scales=config.scales,
-        steps=config.steps,
-        # As the README's figures were made, and the paper has it.
-        style_layers=("conv2_2", "conv3_2", "conv4_2"),
-        moment_weight=0.0,
-    )
     _, held_out, target = clips.read_pair(of_run)
-    model, params = cxjax.load_vgg(
-        style.network, path=style.weights, pooling=style.pooling, padding=style.padding
+    model, network = cxjax.load_vgg(
+        of_run.network, path=of_run.weights, pooling=of_run.pooling, padding="edge"
     )
     folder = make_folder(config.out, config.run.with_name(f"{config.run.name}-frame_by_frame"))
     print(f"results in {folder}")
-    made = [stylize(style, model, params, frame, target) for frame in tqdm(held_out, unit="frame")]
+    sides = [max(1, round(of_run.size * scale)) for scale in config.scales]
+    made = [
+        stylize(model, network, frame, target, sides=sides, steps=config.steps)
+        for frame in tqdm(held_out, unit="frame")
+    ]
     return results.finish(
         of_run,
         folder,
@@ -65,3 +125,51 @@ def run(config: FrameByFrameConfig) -> dict[str, Any]:
         target=target,
         seconds=time.perf_counter() - began,
     )
+
+
+def stylize(
+    model: VGG,
+    network: Any,
+    frame: Picture,
+    target: Picture,
+    *,
+    sides: Sequence[int],
+    steps: Sequence[int],
+) -> Picture:
+    """A frame in the style of the target.
+
+    Args:
+      model: Feature network.
+      network: Its parameters.
+      frame: `(h, w, 3)`.
+      target: `(h', w', 3)`.
+      sides: Longest sides of the image, in pixels, that are optimised one after the other.
+      steps: Steps at each of them.
+    """
+    scales = []
+    for side, count in zip(sides, steps, strict=True):
+        shape = resize(frame, longest_side=side).shape
+        of_frame, of_target = (
+            _features_of(model, network, resize(picture, longest_side=side))
+            for picture in (frame, target)
+        )
+        maps = (*of_frame.values(), *of_target.values())
+        scales.append(
+            Scale(
+                steps=count,
+                shape=shape,
+                objective=Objective(model),
+                references=lambda given=(network, of_target, of_frame): given,
+                drawn=any(m.shape[0] * m.shape[1] > _MAX_POINTS for m in maps),
+            )
+        )
+    steps_taken = coarse_to_fine(
+        scales,
+        resize(frame, longest_side=sides[0]),
+        levels=_LEVELS,
+        optimizer="novograd",
+        learning_rate=_LEARNING_RATE,
+        seed=0,
+        quiet=True,
+    )
+    return last_image(steps_taken)
