@@ -11,7 +11,7 @@ import fnmatch
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +76,9 @@ class Grid(NamedTuple):
     """Configurations by name, likewise."""
     check: Callable[[Sequence[Any]], object] | None = None
     """Refuses the configurations of runs that cannot be made here; fetches what they need."""
+    also: Callable[[Any, Iterable[str]], Collection[str]] | None = None
+    """`(configuration, names of runs) -> names of others` that the tables of these need, where
+    several tables share a run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +146,7 @@ def make(
         other settings, or nothing is finished and nothing shall be made.
     """
     base = _base(options, grid.variants or variants)
-    changes = _select(grid.runs(base), options.only)
+    changes = _changes(grid, base, options.only)
     configs = {key: dataclasses.replace(base, **change) for key, change in changes.items()}
     folder = options.out / name
     evidence = read_records(HOME / experiment / EVIDENCE) if options.evidence else []
@@ -184,7 +187,7 @@ def read_evidence(
     """The runs of a grid that are kept beside the experiment, for tests and for other tables."""
     given = GridOptions(out=Path(), **options)
     base = _base(given, grid.variants or variants)
-    changes = _select(grid.runs(base), given.only)
+    changes = _changes(grid, base, given.only)
     configs = {key: dataclasses.replace(base, **change) for key, change in changes.items()}
     records = _matching(name, configs, read_records(HOME / experiment / EVIDENCE))
     return _of_records(base, configs, records, Path())
@@ -230,6 +233,13 @@ def _base(options: GridOptions, variants: Mapping[str, Any]) -> Any:
         else:
             arguments += [flag(name), *value.split(",")]
     return tyro.cli(type(config), default=config, args=arguments) if arguments else config
+
+
+def _changes(grid: Grid, base: Any, words: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    changes = grid.runs(base)
+    selected = _select(changes, words)
+    also = grid.also(base, selected) if grid.also else ()
+    return {name: changes[name] for name in changes if name in selected or name in also}
 
 
 def _select(changes: Changes, words: Sequence[str]) -> dict[str, Mapping[str, Any]]:

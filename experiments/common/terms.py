@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import cxjax
 from cxjax import points
 from cxjax.distances import pairwise
 
+Tree = TypeVar("Tree")
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Features = Callable[[Any], dict[str, jax.Array]]
 """`(images (.. h, w, 3)) -> {layer: (.. h, w, c)}`, of a frozen network."""
@@ -84,6 +85,36 @@ def loss_of(name: str, **options: Any) -> Callable[..., jax.Array]:
     if name not in LOSSES:
         raise ValueError(f"no loss {name!r}; known: {', '.join(LOSSES)}")
     return functools.partial(LOSSES[name], **options) if options else LOSSES[name]
+
+
+def priors(image: jax.Array) -> dict[str, jax.Array]:
+    """What any picture should be: smooth, without coloured specks, and in [0, 1].
+
+    Args:
+      image: `(h, w, 3)`.
+
+    Returns:
+      `"tv"`, its total variation; `"chroma_tv"`, that of the colours less the grey; `"range"`, the
+      mean squared excess over [0, 1].
+    """
+    grey = image.mean(axis=-1, keepdims=True)
+    return {
+        "tv": cxjax.total_variation(image),
+        "chroma_tv": cxjax.total_variation(image - grey),
+        "range": jnp.square(image - jnp.clip(image, 0, 1)).mean(),
+    }
+
+
+def weighted_sum(terms: Mapping[str, jax.Array], weights: Mapping[str, Any]) -> jax.Array:
+    """The sum of the terms that have a weight, each times it."""
+    weighted = [weights[name] * term for name, term in terms.items() if name in weights]
+    return jnp.asarray(sum(weighted))
+
+
+def draw(key: jax.Array, sets: Tree, count: int) -> Tree:
+    """No more than `count` points of a set, with all that has a row per point; 0 takes all."""
+    number = len(jax.tree.leaves(sets)[0])
+    return points.sample(key, sets, sets, count=count)[0] if 0 < count < number else sets
 
 
 def over_batch(

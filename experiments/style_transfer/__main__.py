@@ -1,24 +1,19 @@
-"""Semantic style transfer: a picture takes on another's manner, thing by thing."""
+"""Semantic style transfer: a picture takes on another's style, thing by thing."""
 
 import sys
 
-from experiments import cli
-from experiments.style_transfer import compare, study
+from experiments.common import cli
 from experiments.style_transfer.config import VARIANTS
-from experiments.style_transfer.train import run
+from experiments.style_transfer.grids import GRIDS
+from experiments.style_transfer.stylize import run
 
-COMMANDS = {
-    "compare": (compare.CompareConfig, compare.run),
-    "study": (study.StudyConfig, study.run),
-}
+EXPERIMENT = cli.Experiment(
+    name="style_transfer",
+    description=str(__doc__),
+    variants=VARIANTS,
+    run=run,
+    grids=GRIDS,
+)
 
 if __name__ == "__main__":
-    sys.exit(
-        cli.main(
-            run,
-            VARIANTS,
-            module="experiments.style_transfer",
-            description=str(__doc__),
-            commands=COMMANDS,
-        )
-    )
+    sys.exit(cli.main(EXPERIMENT))

