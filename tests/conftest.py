@@ -20,6 +20,7 @@ if jax.__version_info__ < (0, 11):  # a version without the flag would not start
     # Read when JAX makes its first array; the processes that tests start have it too.
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = flags
+os.environ["CXJAX_COMPILATION_CACHE"] = "0"  # nothing depends on what the user has compiled before
 gc.set_threshold(50_000)
 
 

@@ -204,7 +204,7 @@ def batch(drawn):
 
 
 def test_every_loss_is_the_sum_that_it_is_named_after(batch, drawn):
-    features = generators.make_features(SMOKE, ("conv1_2", "conv2_1", "conv2_2"))
+    features = jax.jit(generators.make_features(SMOKE, ("conv1_2", "conv2_1", "conv2_2")))
     made, source, target = (features(i) for i in (0.7 * batch["source"], *batch.values()))
     points = lambda maps: np.asarray(maps, np.float64).reshape(maps.shape[0], -1, maps.shape[-1])
 
@@ -341,7 +341,12 @@ def test_the_truth_gets_the_best_scores_and_the_source_does_not(drawn):
     assert "lpips" not in evaluation.score(SMOKE, truth, truth, unpaired)
 
 
-def test_the_terms_of_pictures_that_nobody_made(drawn):
+@pytest.fixture
+def few_draws(monkeypatch):
+    monkeypatch.setattr(answers, "_DRAWN", 2)
+
+
+def test_the_terms_of_pictures_that_nobody_made(drawn, few_draws):
     makers = {"copied": lambda picture: picture, "white": np.ones_like}
     found = answers.measure(dataclasses.replace(SMOKE, source_weight=0.5), drawn, makers)
     itself, truth, random, copied, white = found.values()
@@ -354,7 +359,7 @@ def test_the_terms_of_pictures_that_nobody_made(drawn):
         assert loss == pytest.approx(target + source / 2, rel=1e-4)
 
 
-def test_the_terms_of_what_a_run_made(tmp_path, monkeypatch, capsys):
+def test_the_terms_of_what_a_run_made(tmp_path, monkeypatch, capsys, few_draws):
     monkeypatch.setattr(answers, "DEFAULT", SMOKE)  # 32 px
     monkeypatch.setattr(answers, "load_generator", lambda folder, kind: np.ones_like)
     config = tmp_path / "config.json"

@@ -30,6 +30,7 @@ from experiments.single_image_animation.objective import make_loss
 
 ROOT = Path(__file__).parents[2]
 SMOKE = VARIANTS["smoke"]
+SMALL = dataclasses.replace(SMOKE, size=16)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,16 @@ def stopped(tmp_path_factory):
     """A run of the command line that got SIGTERM after its first checkpoint, and what it said."""
     folder = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-m", "experiments.single_image_animation", "--variant", "smoke"]
-    command += ["--steps", "100000", "--ema-decay", "0.9", "--batch-size", "8"]
+    command += [
+        "--steps",
+        "100000",
+        "--ema-decay",
+        "0.9",
+        "--batch-size",
+        "8",
+        "--size",
+        str(SMALL.size),
+    ]
     known = {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     run = subprocess.Popen(
         command, cwd=folder, env=os.environ | known, stderr=subprocess.PIPE, text=True
@@ -84,13 +94,13 @@ def test_the_resumed_run_ends_with_everything(resumed):
     assert results["seconds"] is None  # the first part's are not known
     assert "| drawn-drawn-contextual |" in said
     frames = video.read_video(out / "animation.webp")
-    assert frames.shape == (SMOKE.held_out, SMOKE.size, 2 * SMOKE.size + 4, 3)
+    assert frames.shape == (SMALL.held_out, SMALL.size, 2 * SMALL.size + 4, 3)
     assert (out / "samples/step000000.png").is_file()
 
 
 def test_the_trained_generator_is_applied(resumed, tmp_path):
     out, _, _ = resumed
-    _, held_out, _ = data.read_pair(SMOKE)
+    _, held_out, _ = data.read_pair(SMALL)
     (tmp_path / "in").mkdir()
     for number, frame in enumerate(held_out[:2]):
         pixels = (frame * 255).round().astype(np.uint8)
@@ -102,7 +112,7 @@ def test_the_trained_generator_is_applied(resumed, tmp_path):
     made = np.asarray(Image.open(tmp_path / "made/0.png"), np.float32) / 255
     strip = np.asarray(Image.open(out / "strip.png"), np.float32) / 255
     # The same up to the eight bits that the inputs were saved with.
-    assert np.abs(made - strip[SMOKE.size :, : SMOKE.size]).mean() < 0.005
+    assert np.abs(made - strip[SMALL.size :, : SMALL.size]).mean() < 0.005
     assert np.abs(made - held_out[0]).mean() > 0.1
     video.write_video(tmp_path / "clip.gif", held_out, frames_per_second=5)
     apply(tmp_path / "clip.gif", tmp_path / "made.webp")
@@ -124,11 +134,11 @@ def test_the_baseline_makes_each_frame_on_its_own(resumed, tmp_path, capsys):
     trained = json.loads((out / "results.json").read_text())
     assert figures["source"] == trained["source"]
     assert figures["look"]["contextual"] < figures["source"]["look"]["contextual"]
-    _, held_out, _ = data.read_pair(SMOKE)
+    _, held_out, _ = data.read_pair(SMALL)
     strip = np.asarray(Image.open(tmp_path / "frames/strip.png"), np.float32) / 255
     for number, frame in enumerate(held_out):
-        left = number * (SMOKE.size + 4)
-        made = strip[SMOKE.size :, left : left + SMOKE.size]
+        left = number * (SMALL.size + 4)
+        made = strip[SMALL.size :, left : left + SMALL.size]
         assert 0.002 < np.abs(made - frame).mean() < 0.1  # its own content, a few steps away
     capsys.readouterr()
     assert main("show", str(out), str(tmp_path / "frames")) == 0
@@ -426,11 +436,11 @@ def test_look_tells_the_target_from_another(face):
 
 
 def test_networks_in_half_precision_give_nearly_the_same_loss_in_float32():
-    pair = data.read_pair(SMOKE)
+    pair = data.read_pair(SMALL)
     batch = {"image": pair.frames[:2]}
     found = {}
     for precision in ("float32", "bfloat16"):
-        config = dataclasses.replace(SMOKE, precision=precision)
+        config = dataclasses.replace(SMALL, precision=precision)
         model = generators.make_model(config)
         features = generators.make_features(config, ("conv1_2", "conv2_1"))
         loss_fn = make_loss(config, Networks(model, features, {}), pair)

@@ -291,7 +291,7 @@ def test_a_run_that_was_stopped_is_resumed_in_its_folder(make, tmp_path):
 
     options = {"run": run, "variants": {"default": Training()}, "only": ("seed[01]",)}
     with pytest.raises(
-        runs.Resumable, match=r"stopped in main/seed1.* the same command goes"
+        runs.Resumable, match=r"stopped in main/seed1.* the same command resumes"
     ) as end:
         make(**options)
     assert end.value.signal == 15
@@ -647,7 +647,7 @@ def test_processes_end_with_the_one_that_started_them(fake, tmp_path):
     main.terminate()  # it alone, as a program that stops it would
     _, errors = main.communicate(timeout=60)  # until the other has closed what it writes to, too
     assert main.returncode == 128 + signal.SIGTERM
-    assert errors.count("which is saved; the same command goes on with it") == 2
+    assert errors.count("which is saved; the same command resumes it") == 2
     assert not list(begun.glob("*/record.json"))
     (tmp_path / "wait").unlink()
     said, _ = fake("table", "--out", "here").communicate(timeout=60)  # nobody is at a run
