@@ -186,7 +186,7 @@ def _commands(text):
     lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
     for line in lines:
         # A quote ends the command that another one is given, a redirection its arguments.
-        if found := re.search(r"python -m (experiments(?:\.\w+)?)(?![\w.])([^\">]*)", line):
+        if found := re.search(r"python -m (experiments(?:\.(?!NAME)\w+)?)(?![\w.])([^\">]*)", line):
             words = shlex.split(found[2], comments=True)
             words = [re.sub(r"^\[(.+)\]$", r"\1", word) for word in words]  # what may be left out
             yield found[1], tuple(word for word in words if word != "...")

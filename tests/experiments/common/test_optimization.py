@@ -9,9 +9,13 @@ from experiments.common import optimization
 
 class Bar:
     moved = 0
+    said = ()
 
     def update(self):
         self.moved += 1
+
+    def set_postfix_str(self, text):
+        self.said += (text,)
 
 
 @jax.jit
@@ -34,6 +38,7 @@ def test_every_step_is_given_its_own_arguments_and_is_yielded():
     assert 0 < seconds[0] < seconds[1] < seconds[2]
     assert asked[-3:] == [0, 1, 2]
     assert bar.moved == 3
+    assert bar.said == ("compiling", "")
 
 
 def test_the_step_is_compiled_once():
