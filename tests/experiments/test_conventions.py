@@ -21,7 +21,7 @@ ROLES = {
 }
 ONCE = ("__main__.py", "config.py", "grids.py")  # whose names no other file defines
 # Names that stood for one role or another before there were roles.
-NO_ROLES = ("train", "table", "results", "scores", "judge", "measures", "compare", "study", "tune")
+NO_ROLES = ("train", "table", "results", "scores", "judge", "compare", "study", "tune")
 
 
 def _trees(root):
