@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num, UInt8
 
 try:
     from PIL import Image, UnidentifiedImageError
 except ImportError as error:
     raise ImportError('cxjax.data.video needs Pillow: pip install "cxjax[images]"') from error
 
-from cxjax.data.images import Picture, on_white
+from cxjax.data.images import Pixels, on_white, to_bytes
 
 Video = Float[np.ndarray, "_ _ _ 3"]  # time, height, width, RGB
 Frame = UInt8[np.ndarray, "_ _ 3"]  # height, width, RGB
@@ -152,7 +152,7 @@ def frame_rate(path: str | os.PathLike[str]) -> float:
 
 def write_video(
     path: str | os.PathLike[str],
-    frames: Video | Iterable[Picture],
+    frames: Num[np.ndarray, "_ _ _ 3"] | Iterable[Pixels],
     *,
     frames_per_second: float | int,
     quality: int = 80,
@@ -162,9 +162,10 @@ def write_video(
     Args:
       path: File to write: `.mp4` (H.264; an odd height or width gets its last row or column
         twice, which H.264 needs), `.webp` or `.gif`.
-      frames: Frames, `(t, h, w, 3)`, RGB; values outside [0, 1] are clipped. Or an iterator of
-        frames `(h, w, 3)`, which of an `.mp4` are taken and written one by one, so that a long film
-        need not fit into memory; of the others they are held, a byte a value.
+      frames: Frames, `(t, h, w, 3)`, RGB: floating point, clipped to [0, 1], or integers by the
+        range of their type. Or an iterator of frames `(h, w, 3)`: an `.mp4` takes and writes them
+        one by one, so that a long film need not fit into memory; the other formats hold them, a
+        byte a value.
       frames_per_second: Rate to show them at. A GIF keeps hundredths of a second, at least
         one, a WebP thousandths; equal frames that follow one another may be stored as one that
         lasts longer.
@@ -173,7 +174,8 @@ def write_video(
     Raises:
       ImportError: If it is an `.mp4` and imageio-ffmpeg is missing.
       ValueError: If the name ends in none of these, there are no frames or frames of differing
-        sizes, or the rate or the quality is out of range.
+        sizes, or the rate or the quality is out of range; and as `cxjax.data.images.as_float` for
+        integers.
       OSError: If it cannot be written.
     """
     path = Path(path)
@@ -292,13 +294,13 @@ def _read_ppm(stream: IO[bytes]) -> Frame | None:
 def _as_bytes(frames: Iterable[Any]) -> Iterator[Frame]:
     size = None
     for frame in frames:
-        frame = np.asarray(frame, np.float32)
+        frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is (h, w, 3), none of them 0, not {frame.shape}")
         if size not in (None, frame.shape):
             raise ValueError(f"frames of a video must be of one size; got {size} and {frame.shape}")
         size = frame.shape
-        yield (np.clip(frame, 0, 1) * 255).round().astype(np.uint8)
+        yield to_bytes(frame)
 
 
 def _write_film(

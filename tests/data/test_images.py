@@ -157,6 +157,15 @@ def test_written_images_read_back_and_replace_the_old(tmp_path, picture):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(("dtype", "factor"), [(np.uint8, 1), (np.uint16, 257)])
+def test_integers_are_written_by_the_range_of_their_type(tmp_path, picture, dtype, factor):
+    images.write_image(tmp_path / "a.png", picture.astype(dtype) * dtype(factor))
+    np.testing.assert_allclose(images.read_image(tmp_path / "a.png"), picture / 255, atol=1e-6)
+    with pytest.raises(ValueError, match="int64 values up to 250 would show black"):
+        images.write_image(tmp_path / "b.png", picture.astype(np.int64))
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
+
+
 def test_strip_sets_images_of_different_heights_side_by_side(picture):
     image = (picture / 255).astype(np.float32)
     joined = images.strip([image, image[:10, :8]], gap=2)

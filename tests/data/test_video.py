@@ -47,6 +47,15 @@ def test_what_is_written_is_read(tmp_path, frames, suffix):
         np.testing.assert_allclose(read[:, 31], read[:, 30], atol=0.05)
 
 
+def test_frames_of_integers_are_written_by_the_range_of_their_type(tmp_path, frames):
+    pixels = (frames * 255).round().astype(np.uint8)
+    for name, given in (("a", pixels), ("b", pixels.astype(np.uint16) * np.uint16(257))):
+        video.write_video(tmp_path / f"{name}.webp", given, frames_per_second=10, quality=100)
+        video.write_video(tmp_path / "whole.webp", frames, frames_per_second=10, quality=100)
+        expected = video.read_video(tmp_path / "whole.webp")
+        np.testing.assert_array_equal(video.read_video(tmp_path / f"{name}.webp"), expected)
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "webp", "gif"])
 def test_frames_that_come_one_by_one_are_written_as_a_whole_video_is(tmp_path, frames, suffix):
     whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"a.{suffix}"
