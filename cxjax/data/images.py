@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num, Shaped, UInt8
@@ -132,49 +131,69 @@ def on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
-def resize(image: Picture, *, longest_side: int) -> Picture:
+def resize(image: Pixels, *, longest_side: int) -> Pixels:
     """Scales an image, keeping its proportions, without aliasing.
 
     Args:
-      image: Image, `(h, w, 3)`.
+      image: As in `resize_to`, `(h, w, 3)`.
       longest_side: The larger of the new height and width, in pixels; the other is at least 1.
 
     Returns:
-      The scaled image, values in [0, 1].
+      As `resize_to`.
+
+    Raises:
+      ValueError: As `resize_to`.
     """
     height, width = image.shape[:2]
     scale = longest_side / max(height, width)
     return resize_to(image, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
-def resize_shorter(image: Picture, *, shorter_side: int) -> Picture:
+def resize_shorter(image: Pixels, *, shorter_side: int) -> Pixels:
     """The same by its shorter side.
 
     Args:
-      image: Image, `(h, w, 3)`.
+      image: As in `resize_to`, `(h, w, 3)`.
       shorter_side: The smaller of the new height and width, in pixels.
 
     Returns:
-      The scaled image, values in [0, 1]; the image itself if it has that size.
+      As `resize_to`.
+
+    Raises:
+      ValueError: As `resize_to`.
     """
     height, width = image.shape[:2]
-    longest = round(shorter_side * max(height, width) / min(height, width))
-    return resize(image, longest_side=longest)
+    scale = shorter_side / min(height, width)
+    return resize_to(image, (round(height * scale), round(width * scale)))
 
 
-def resize_to(image: Picture, size: tuple[int, int]) -> Picture:
-    """Scales an image to a height and a width, without aliasing.
+def resize_to(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """Scales an image to a height and a width by a Lanczos filter, without aliasing.
+
+    By Pillow: JAX's filter is the same, but is compiled for every new size (230 ms against 5 ms).
 
     Args:
-      image: Image, `(h, w, 3)`.
+      image: Image, `(h, w, 3)`: floating point in [0, 1], or integers as in `as_float`.
       size: Height and width wanted, in pixels.
 
     Returns:
-      The scaled image, values in [0, 1]; the image itself if it has that size.
+      The scaled image: of uint8 as uint8, of all other types as float32 in [0, 1]. The image itself
+      if it has that size.
+
+    Raises:
+      ValueError: As `as_float` for integers.
     """
     if image.shape[:2] == tuple(size):
         return image
-    return np.clip(np.asarray(jax.image.resize(image, (*size, 3), "lanczos3")), 0, 1)
+    shape = (size[1], size[0])
+    if image.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.LANCZOS))
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        image = as_float(image)
+    # Channel by channel: Pillow has no colour picture in floating point.
+    channels = [Image.fromarray(c) for c in np.moveaxis(image.astype(np.float32), 2, 0)]
+    scaled = [np.asarray(c.resize(shape, Image.Resampling.LANCZOS)) for c in channels]
+    return np.clip(np.stack(scaled, axis=2), 0, 1)
 
 
 def write_image(path: str | os.PathLike[str], image: Pixels) -> None:

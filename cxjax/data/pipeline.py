@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image
 
-from cxjax.data.images import as_float
+from cxjax.data.images import as_float, resize_shorter
 from cxjax.data.sources import Source, to_rgb
 from cxjax.options import check_option
 
@@ -224,7 +223,10 @@ class _Prepare:
                 except ValueError as error:
                     raise ValueError(f"{key!r} of {name}: {error}") from error
         if self._shorter_side is not None:
-            images = {key: _resize(image, self._shorter_side) for key, image in images.items()}
+            images = {
+                key: resize_shorter(image, shorter_side=self._shorter_side)
+                for key, image in images.items()
+            }
         return images
 
     def _window(
@@ -249,20 +251,6 @@ class _Prepare:
             where = np.array([0.5, 0.5])
         top, left = int(where[0] * (height - h + 1)), int(where[1] * (width - w + 1))
         return (slice(top, top + h), slice(left, left + w)), self._flip and mirrored
-
-
-def _resize(image: np.ndarray, shorter_side: int) -> np.ndarray:
-    """Scales without aliasing; a floating-point image channel by channel, as Pillow must."""
-    height, width = image.shape[:2]
-    scale = shorter_side / min(height, width)
-    shape = (round(width * scale), round(height * scale))
-    if shape == (width, height):
-        return image
-    if image.dtype == np.uint8:
-        return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.LANCZOS))
-    channels = [Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(image, 2, 0)]
-    scaled = [channel.resize(shape, Image.Resampling.LANCZOS) for channel in channels]
-    return np.clip(np.stack([np.asarray(channel) for channel in scaled], axis=2), 0, 1)
 
 
 def _stack(elements: Sequence[Element]) -> Batch:

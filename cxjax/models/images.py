@@ -47,6 +47,8 @@ def resize(
 ) -> Float[Array, "*b height width c"]:
     """Resizes maps by a product with one small matrix per axis, made while tracing.
 
+    `cxjax.data.images` resizes what is read from disk, by Pillow. A network needs this one: it is
+    differentiated and runs on any device, and the papers' networks average and interpolate.
     Products run in parallel and in one order on every device, forwards and backwards; gathers have
     scattered additions as their gradient.
 

@@ -1,5 +1,6 @@
 """Pictures of every mode and turn, and files that are none."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -136,6 +137,19 @@ def test_the_shorter_side_is_as_long_as_asked_for(picture, shorter_side, shape):
     wide = picture / np.float32(255)
     for image, wanted in ((wide, shape), (wide.swapaxes(0, 1), shape[::-1])):
         assert images.resize_shorter(image, shorter_side=shorter_side).shape == (*wanted, 3)
+
+
+@pytest.mark.parametrize("size", [(7, 11), (33, 30), (50, 9)])
+def test_the_filter_is_lanczos_whatever_the_type(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    image = (pixels / 255).astype(np.float32)
+    expected = np.clip(jax.image.resize(image, (*size, 3), "lanczos3"), 0, 1)
+    np.testing.assert_allclose(images.resize_to(image, size), expected, atol=5e-5)
+    sixteen = images.resize_to(pixels.astype(np.uint16) * np.uint16(257), size)
+    np.testing.assert_allclose(sixteen, expected, atol=5e-5)
+    eight = images.resize_to(pixels, size)
+    assert eight.dtype == np.uint8
+    np.testing.assert_allclose(eight / 255, expected, atol=2 / 255)  # rounded twice
 
 
 def test_resize_keeps_proportions_and_does_not_alias(picture):
