@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
+
+from cxjax.training.processes import share, together
 
 _SHOWN = 8  # differences that a message lists
 
@@ -87,7 +88,8 @@ def take(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         entry |= {"shape": list(host.shape), "dtype": str(host.dtype), "crc": _crc(host)}
         entries[name] = entry
         if host.size:  # orbax refuses empty arrays
-            arrays[name] = leaf if isinstance(leaf, jax.Array) else host
+            is_local = isinstance(leaf, jax.Array) and leaf.is_fully_addressable
+            arrays[name] = leaf if is_local else host
     if broken:
         groups = [f"{group} ({len(n)}, the first {n[0]})" for group, n in broken.items()]
         raise FloatingPointError(f"arrays with NaN or infinity, not saved: {', '.join(groups)}")
@@ -205,15 +207,13 @@ def read_newest(
     unsound: dict[int, str] = {}
     for step in steps:
         record, arrays, reason = {}, {}, ""
-        try:
-            record = read_record(folder / str(step))
-            arrays = read_arrays(folder / str(step), select(step, record))
-        except UnsoundError as error:
-            reason = str(error)
-        failed = np.array(bool(reason))
-        if jax.process_count() > 1:
-            failed = multihost_utils.process_allgather(failed).any()
-        if not failed:
+        with together():
+            try:
+                record = read_record(folder / str(step))
+                arrays = read_arrays(folder / str(step), select(step, record))
+            except UnsoundError as error:
+                reason = str(error)
+        if not any(share(bool(reason))):
             return step, record, arrays, unsound
         unsound[step] = reason or "another process could not read it"
     reasons = "; ".join(f"step {step}: {reason}" for step, reason in unsound.items())
