@@ -67,7 +67,8 @@ class Checkpoints:
 
         Args:
           folder: Where the checkpoints are.
-          config: What the run is, as JSON can hold it; saved with each checkpoint.
+          config: What the run is, as JSON can hold it (without NaN and infinity); saved with each
+            checkpoint.
           keep: Number of checkpoints to keep. With 1, a damaged one is the end of the run.
           ignore: Fields of `config` that may differ from the saved ones, such as `steps`.
 

@@ -27,9 +27,13 @@ class UnsoundError(Exception):
 
 
 def as_json(what: str, value: Any) -> Any:
-    """A value as it comes back from JSON, or a `ValueError` that names `what` it is."""
+    """A value as it comes back from JSON, or a `ValueError` that names `what` it is.
+
+    JSON has neither NaN nor infinity, and a NaN would never equal the one that was saved.
+    """
     try:
-        return json.loads(json.dumps(dict(value) if isinstance(value, Mapping) else value))
+        value = dict(value) if isinstance(value, Mapping) else value
+        return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} must be what JSON can hold: {error}; got {value!r}") from error
 

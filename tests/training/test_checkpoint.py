@@ -442,6 +442,9 @@ def test_the_average_is_what_is_applied(tmp_path):
         (lambda f: Checkpoints(f, config={}, keep=0), "keep must be at least 1; got 0"),
         (lambda f: Checkpoints("gs://bucket/run", config={}), "mounted file system; got gs://"),
         (lambda f: Checkpoints(f, config={"out": Path("a")}), "config must be what JSON can hold"),
+        (lambda f: Checkpoints(f, config={"rate": np.nan}), "config must be .*{'rate': nan}"),
+        (lambda f: Checkpoints(f, config={"a": {"clip": np.inf}}), "config must be .*JSON.*inf"),
+        (lambda f: opened(f).save(1, {"w": jnp.ones(1)}, data=[-np.inf]), "data must be.*-inf"),
         (
             lambda f: opened(f).save(1, {"w": jnp.ones(1)}, data={"a": {1}}),
             "data must be what JSON",
