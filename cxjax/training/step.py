@@ -39,12 +39,13 @@ def make_train_step(
         `jax.shard_map(..., check_vma=False)`: gradients and metrics are averaged over it, which is
         right where every device has equally many examples. None where one program sees the whole
         batch: on one device, or under `jax.jit` with shardings.
-      ema_decay: Decay per step of the moving average of the parameters, in [0, 1); the state must
-        be made with `ema=True`. None keeps none.
+      ema_decay: Decay of the moving average of the parameters, in [0, 1), per update of theirs:
+        under `optax.MultiSteps` it moves when they do, every k-th step. The state must be made with
+        `ema=True`. None keeps none.
 
     Returns:
-      `(state, batch, key) -> (state, metrics)`. The metrics are those of `loss_fn` and `loss`,
-      `grad_norm`, and, per group of layers, `grad_norm/<group>`.
+      `(state, batch, key) -> (state, metrics)`. The metrics are those of `loss_fn` and the step's
+      own: `loss`, `grad_norm`, and, per group of layers, `grad_norm/<group>`.
 
     Raises:
       ValueError: If `ema_decay` lies outside [0, 1). The step itself raises one while it is traced
@@ -79,17 +80,29 @@ def make_train_step(
         own["grad_norm"] = optax.tree.norm(grads)
         for name, group in layer_groups(grads).items():
             own[f"grad_norm/{name}"] = optax.tree.norm(group)
-        if taken := set(metrics) & set(own) - {"loss"}:
-            raise ValueError(f"loss_fn returns metrics with the step's own names: {sorted(taken)}")
+        if taken := sorted(
+            name for name in metrics if name in own or name.startswith("grad_norm/")
+        ):
+            raise ValueError(f"loss_fn returns metrics with the step's own names: {taken}")
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:
             ema = optax.incremental_update(params, ema, 1 - ema_decay)
+            if (updated := _has_updated(state.opt_state, opt_state)) is not None:
+                ema = jax.tree.map(lambda new, old: jnp.where(updated, new, old), ema, state.ema)
         state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
         return state, {**metrics, **own}
 
     return train_step
+
+
+def _has_updated(before: Any, after: Any) -> Array | None:
+    """Whether an `optax.MultiSteps` in the optimiser has updated; None if there is none."""
+    is_multi = lambda node: isinstance(node, optax.MultiStepsState)
+    nodes = zip(*(jax.tree.leaves(tree, is_leaf=is_multi) for tree in (before, after)), strict=True)
+    counts = [(old.gradient_step, new.gradient_step) for old, new in nodes if is_multi(old)]
+    return jnp.stack([old != new for old, new in counts]).any() if counts else None
 
 
 def example_keys(key: PRNGKeyArray, index: Integer[Array | np.ndarray, "b"]) -> Key[Array, "b"]:
@@ -98,7 +111,7 @@ def example_keys(key: PRNGKeyArray, index: Integer[Array | np.ndarray, "b"]) -> 
     Args:
       key: Key that `loss_fn` was given.
       index: The examples' indices in the whole batch or in the whole stream, `(b,)`, which travel
-        with the batch; `cxjax.data.tfds.batches` gives each example its `"index"`.
+        with the batch; `cxjax.data.pipeline.batches` gives each example its `"index"`.
 
     Returns:
       Keys, `(b,)`.
