@@ -286,7 +286,7 @@ def train(
       folder: The run's folder.
       mesh: The devices, of `begin`.
       model: Generator.
-      loss_fn: `(params, batch, key) -> (loss, metrics)`.
+      loss_fn: `(params, batch, key) -> (loss, its terms by name)`.
       batches: Data.
       hooks: What else to call.
       others: Networks that are trained at its side, such as a discriminator, each with the number
@@ -296,13 +296,18 @@ def train(
       The parameters, or their moving average if one is kept.
     """
     key = jax.random.key(config.seed)
+
+    def named_loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        loss, terms = loss_fn(params, batch, key)
+        return loss, {f"loss/{name}": term for name, term in terms.items()}
+
     with (
         _alone(folder),
         Checkpoints(folder / CHECKPOINTS, config=to_json(config), ignore=RESUMABLE) as checkpoints,
     ):
         optimizer = make_optimizer(config)
         step_fn = devices.make_parallel_step(
-            loss_fn,
+            named_loss,
             optimizer,
             mesh=mesh,
             parallelism=config.parallelism,

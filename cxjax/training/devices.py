@@ -82,8 +82,10 @@ def split(batch: Any, mesh: Mesh) -> Any:
       The tree of global arrays, `(b * processes, ...)`.
 
     Raises:
-      ValueError: If b is not a multiple of this process's devices.
+      ValueError: If b is not a multiple of this process's devices, or the batch has no arrays.
     """
+    if not jax.tree.leaves(batch):
+        raise ValueError(f"the batch holds no arrays; got {batch!r}")
     own = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     for leaf in jax.tree.leaves(batch):
         if not np.shape(leaf) or np.shape(leaf)[0] % own:

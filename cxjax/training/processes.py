@@ -16,16 +16,7 @@ _TEXT = 1000  # bytes of the message that they are told
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Runs a block in every process, and raises in all of them if it raises in one.
-
-    Returns:
-      A context manager.
-
-    Raises:
-      Exception: What the block raised in this process. If it raised in others alone, an `OSError`
-        with the same number, a `ValueError` or a `FloatingPointError` if theirs is one, else a
-        `RuntimeError`; it names the process and has its message.
-    """
+    """Runs a block in every process, and raises in all of them if it raises in one."""
     if jax.process_count() == 1:
         yield
         return
@@ -53,14 +44,7 @@ def together() -> Iterator[None]:
 
 
 def share(value: int) -> list[int]:
-    """Tells every process a number of each.
-
-    Args:
-      value: This process's number, 0 to 2**32 - 1.
-
-    Returns:
-      The numbers of all processes, in their order.
-    """
+    """Tells every process a number of each."""
     if jax.process_count() == 1:
         return [value]
     return multihost_utils.process_allgather(np.uint32(value)).tolist()

@@ -30,9 +30,10 @@ def make_train_step(
 
     Args:
       loss_fn: `(params, batch, key) -> (loss, metrics)`: a scalar, the mean over the batch, and a
-        dict of scalars. The key is `fold_in(key, state.step)`, the same on every device; what is
-        drawn per example should come from `example_keys`, so that it does not depend on how many
-        devices there are.
+        dict of scalars. Terms of the loss are named `loss/<term>`: `cxjax.training.loop.train`
+        stops where one is not finite, and logs any other metric as it is. The key is
+        `fold_in(key, state.step)`, the same on every device; what is drawn per example should come
+        from `example_keys`, so that it does not depend on how many devices there are.
       optimizer: Any optax optimiser, of a chain with clipping and schedules as well.
         `optax.MultiSteps(optimizer, k)` accumulates the gradients of k steps.
       axis_name: Name of the mapped axis over which the batch is split, under `jax.pmap` or
