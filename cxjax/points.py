@@ -8,7 +8,6 @@ of all layers, their patches and the image itself lie in one system. Everything 
 """
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -17,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from cxjax.options import check_option
+from cxjax.options import check_integer, check_option
+from cxjax.types import AnyArray
 
-AnyArray = Array | np.ndarray
 Scaling = Literal["channels", "none"]
 PerAxis = int | float | Sequence[int | float]
 Tree = TypeVar("Tree")
@@ -64,11 +63,9 @@ def grid_positions(
       [[2. 2.]
        [6. 2.]]
     """
-    shape = tuple(shape)
-    if not shape or any(not _is_count(cells) for cells in shape):
-        raise ValueError(
-            f"shape must be the cells along each axis, such as (h, w), each at least 1; got {shape}"
-        )
+    if not shape:
+        raise ValueError("shape must be the cells along each axis, such as (h, w); got ()")
+    shape = tuple(check_integer("each axis of shape", cells) for cells in shape)
     sizes = _per_axis("cell_size", cell_size, len(shape))
     if min(sizes) <= 0:
         raise ValueError(f"cell_size must be positive; got {cell_size}")
@@ -145,8 +142,8 @@ def sample(
       same for both, where this keeps their positions; the text draws from the larger set as many
       points as the smaller has.
     """
-    if count is not None and not _is_count(count):
-        raise ValueError(f"count must be a positive integer or None; got {count!r}")
+    if count is not None:
+        count = check_integer("count", count, more=" or None")
     x, y = jax.tree.map(jnp.asarray, x), jax.tree.map(jnp.asarray, y)
     n, m = _number_of_points(x, "x"), _number_of_points(y, "y")
     kept = min(n, m) if count is None else min(n, m, count)
@@ -179,9 +176,7 @@ def patches(image: Float[AnyArray, "h w c"], *, size: int, stride: int = 1) -> P
       Zhang et al., CVPR 2019: sizes 10 (4x) and 15 (8x) in the paper. The authors' code has other
       sizes, and patches that reach over the border into zeros.
     """
-    for name, value in (("size", size), ("stride", stride)):
-        if not _is_count(value):
-            raise ValueError(f"{name} must be a positive integer; got {value!r}")
+    size, stride = check_integer("size", size), check_integer("stride", stride)
     image = _checked_map(image, "image", axes=(2,))
     height, width, channels = image.shape
     if size > min(height, width):
@@ -304,12 +299,6 @@ def over_layers(
 
 
 # --- Checks and pieces ---
-
-
-def _is_count(value: Any) -> bool:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        return False
-    return operator.index(value) >= 1
 
 
 def _per_axis(name: str, value: PerAxis, axes: int) -> tuple[float, ...]:

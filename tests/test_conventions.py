@@ -16,19 +16,20 @@ ROOT = Path(cxjax.__file__).parents[1]
 
 # Part -> parts of the project it may import. Siblings never import each other.
 MAY_IMPORT = {
-    "cxjax.options": set(),
+    "cxjax.types": set(),
+    "cxjax.options": {"cxjax.types"},
     "cxjax.distances": set(),
     "cxjax.similarity": {"cxjax.distances"},
-    "cxjax.losses": {"cxjax.distances", "cxjax.options", "cxjax.similarity"},
-    "cxjax.features": {"cxjax.options"},
-    "cxjax.points": {"cxjax.options"},
-    "cxjax.data": {"cxjax.options"},
-    "cxjax.models": {"cxjax.options"},
-    "cxjax.training": {"cxjax.options"},
+    "cxjax.losses": {"cxjax.distances", "cxjax.options", "cxjax.similarity", "cxjax.types"},
+    "cxjax.features": {"cxjax.options", "cxjax.types"},
+    "cxjax.points": {"cxjax.options", "cxjax.types"},
+    "cxjax.data": {"cxjax.options", "cxjax.types"},
+    "cxjax.models": {"cxjax.options", "cxjax.types"},
+    "cxjax.training": {"cxjax.options", "cxjax.types"},
     "cxjax": {"cxjax.losses", "cxjax.features", "cxjax.points", "cxjax.training"},
     "experiments": {
         *("cxjax", "cxjax.distances", "cxjax.losses", "cxjax.features", "cxjax.data"),
-        *("cxjax.options", "cxjax.points", "cxjax.models", "cxjax.training"),
+        *("cxjax.options", "cxjax.points", "cxjax.models", "cxjax.training", "cxjax.types"),
     },
 }
 

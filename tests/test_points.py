@@ -294,8 +294,14 @@ KEY = jax.random.key(0)
     ("call", "message"),
     [
         (lambda: points.grid_positions(()), r"cells along each axis.*got \(\)"),
-        (lambda: points.grid_positions((3, 0)), r"each at least 1; got \(3, 0\)"),
-        (lambda: points.grid_positions((3, 2.0)), r"each at least 1; got \(3, 2\.0\)"),
+        (
+            lambda: points.grid_positions((3, 0)),
+            "each axis of shape must be a positive integer; got 0",
+        ),
+        (
+            lambda: points.grid_positions((3, 2.0)),
+            r"each axis of shape must be a positive integer; got 2\.0",
+        ),
         (lambda: points.grid_positions((3, 2), cell_size=0), "cell_size must be positive; got 0"),
         (lambda: points.grid_positions((3, 2), cell_size=(1, 2, 3)), "one for each of the 2 axes"),
         (lambda: points.grid_positions((3, 2), offset=(1,)), "offset must be a number, or one for"),

@@ -1,47 +1,19 @@
 """Batches of a source: shuffled, cropped, flipped, prefetched, and the same for the same seed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from cxjax.data.images import as_float, resize_shorter
 from cxjax.data.sources import Source, to_rgb
-from cxjax.options import check_option
+from cxjax.options import check_integer, check_option
+from cxjax.types import Batches
 
 Element = dict[str, Any]
 Batch = dict[str, np.ndarray]
 Transform = Callable[[Element, np.random.Generator], Element]
 Crop = Literal["random", "centre"]
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """An iterator of batches that tells where it is and can be put there."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Itself."""
-        ...
-
-    def __next__(self) -> Batch:
-        """The next batch."""
-        ...
-
-    def get_state(self) -> Any:
-        """Where it is.
-
-        Returns:
-          A dict that JSON can hold.
-        """
-        ...
-
-    def set_state(self, state: Any) -> None:
-        """Goes on from a place.
-
-        Args:
-          state: What `get_state` returned.
-        """
-        ...
 
 
 def batches(
@@ -191,8 +163,8 @@ class _Prepare:
     ) -> None:
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise ValueError(f"size is a height and a width of at least 1, not {size}")
-        if shorter_side is not None and shorter_side < 1:
-            raise ValueError(f"shorter_side must be at least 1, not {shorter_side}")
+        if shorter_side is not None:
+            check_integer("shorter_side", shorter_side, more=" or None")
         if size is not None and shorter_side is not None and shorter_side < min(size):
             raise ValueError(f"no part of {size} fits into images of shorter_side={shorter_side}")
         self._size, self._shorter_side, self._crop = size, shorter_side, crop

@@ -13,10 +13,10 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from cxjax.options import check_images, check_option
+from cxjax.types import AnyArray
 
 Network = Literal["vgg16", "vgg19"]
 Pooling = Literal["max", "average", "l2"]
@@ -158,7 +158,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array | np.ndarray, "*b h w 3"], *, layers: Sequence[str] | None = None
+        self, images: Float[AnyArray, "*b h w 3"], *, layers: Sequence[str] | None = None
     ) -> dict[str, Float[Array, "..."]]:
         """Computes the features of the named layers, and nothing deeper than the deepest.
 
@@ -241,7 +241,7 @@ def _check_layers(layers: Sequence[str], network: Network) -> None:
         raise ValueError(f"layers names {twice!r} more than once: {tuple(layers)}")
 
 
-def _check_images(images: jax.Array | np.ndarray, layers: Sequence[str]) -> None:
+def _check_images(images: AnyArray, layers: Sequence[str]) -> None:
     check_images(images)
     height, width = images.shape[-3:-1]
     for name in layers:

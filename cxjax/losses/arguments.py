@@ -3,7 +3,6 @@
 import functools
 import math
 import numbers
-import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -14,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from cxjax.distances import Distance, DistanceName, weighted_mean
-from cxjax.options import check_option
+from cxjax.options import check_integer, check_option
+from cxjax.types import AnyArray
 
-AnyArray = Array | np.ndarray
 AxisName = str | tuple[str, ...]
 CenteringName = Literal["target", "none"]
 Centering = CenteringName | Float[AnyArray, " c"]
@@ -199,20 +198,7 @@ def _number(name: str, value: Any, kind: str, is_right: Callable[[Any], bool]) -
 
 def block_size_of(value: Any) -> int | None:
     """The number of rows asked for, or `None`."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise ValueError(f"block_size must be a positive integer or None; got {value!r}")
-    return operator.index(value)
-
-
-def count_of(name: str, value: Any) -> int:
-    """The value, a positive integer known when the program is built."""
-    if isinstance(value, jax.Array):
-        raise TypeError(f"{name} must be a Python integer, fixed when the program is built")
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise ValueError(f"{name} must be a positive integer; got {value!r}")
-    return operator.index(value)
+    return None if value is None else check_integer("block_size", value, more=" or None")
 
 
 def comparable(x: Any, y: Any, distance: Distance, centering: Centering) -> tuple[Array, Array]:

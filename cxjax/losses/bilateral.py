@@ -7,7 +7,6 @@ from jaxtyping import Array, Float, Real
 
 from cxjax.distances import Distance, weighted_mean
 from cxjax.losses.arguments import (
-    AnyArray,
     Centering,
     Mask,
     block_size_of,
@@ -19,6 +18,7 @@ from cxjax.losses.arguments import (
     point_set,
 )
 from cxjax.similarity.nearest import Positions, nearest
+from cxjax.types import AnyArray
 
 
 def contextual_bilateral_loss(

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Int
 
 from cxjax.distances import Distance, weighted_mean
 from cxjax.losses.arguments import (
-    AnyArray,
     AxisName,
     Centering,
     Mask,
@@ -23,6 +22,7 @@ from cxjax.losses.arguments import (
 )
 from cxjax.options import check_option
 from cxjax.similarity import blockwise, reference
+from cxjax.types import AnyArray
 
 Direction = Literal["paper", "reverse", "symmetric"]
 Implementation = Literal["blockwise", "reference"]

@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from cxjax.distances import Distance, absolute, product, weighted_mean
 from cxjax.losses.arguments import (
-    AnyArray,
     Centering,
     Mask,
     as_arrays,
@@ -19,12 +18,12 @@ from cxjax.losses.arguments import (
     check_points,
     comparable,
     constant_where_empty,
-    count_of,
     none_where_empty,
     point_set,
 )
-from cxjax.options import check_option
+from cxjax.options import check_integer, check_option
 from cxjax.similarity.nearest import nearest
+from cxjax.types import AnyArray
 
 Order = Literal[1, 2]
 
@@ -165,7 +164,7 @@ def sliced_wasserstein_loss(
       Synthesis <https://arxiv.org/abs/2006.07229>`_, CVPR 2021.
     """
     check_option("order", order, Order)
-    projections = count_of("projections", projections)
+    projections = check_integer("projections", projections)
     x, y = as_arrays(x, y)
     check_points(x, y)
     sources, targets = point_set(x, x_mask, "x"), point_set(y, y_mask, "y")

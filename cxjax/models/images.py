@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cxjax.options import check_images, check_option
+from cxjax.types import AnyArray
 
 Method = Literal["area", "bilinear"]
 
 
 def as_batch(
-    images: Float[Array | np.ndarray, "*b h w 3"], *, smallest: int, remedy: str
+    images: Float[AnyArray, "*b h w 3"], *, smallest: int, remedy: str
 ) -> Float[Array, "b h w 3"]:
     """Checks a generator's input, and gives it the axis of a batch and a dtype to compute with.
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from cxjax.models.norm import GroupNorm
+from cxjax.options import check_integer
+from cxjax.types import AnyArray
 
 
 class PatchGAN(nn.Module):
@@ -49,12 +50,11 @@ class PatchGAN(nn.Module):
     def __post_init__(self) -> None:
         """Refuses impossible numbers at once, not at the first call."""
         for name in ("width", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            check_integer(name, getattr(self, name))
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: Float[Array | np.ndarray, "*b h w c"]) -> Float[Array, "*b y x"]:
+    def __call__(self, images: Float[AnyArray, "*b h w c"]) -> Float[Array, "*b y x"]:
         """Scores patches.
 
         Args:

@@ -23,6 +23,7 @@ try:
 except ImportError as error:
     raise ImportError('checkpoints need orbax: pip install "cxjax[training]"') from error
 
+from cxjax.options import check_integer
 from cxjax.training import records
 from cxjax.training.processes import share, together
 
@@ -74,15 +75,14 @@ class Checkpoints:
 
         Raises:
           ConfigMismatch: If the newest checkpoint was made with another config. Nothing is touched.
-          ValueError: If `config` is not JSON, `keep` is below 1, or `folder` is a URL.
+          ValueError: If `config` is not JSON, `keep` no positive integer, or `folder` a URL.
         """
         self.folder = Path(folder).absolute()
         self._ignore = frozenset(ignore)
         self._saving: int | None = None
         self._manager: ocp.CheckpointManager | None = None
         with together():
-            if keep < 1:
-                raise ValueError(f"keep must be at least 1; got {keep}")
+            check_integer("keep", keep)
             if "://" in os.fspath(folder):
                 where = os.fspath(folder)
                 raise ValueError(f"folder must be in a mounted file system; got {where}")

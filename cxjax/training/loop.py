@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,35 +15,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
+from cxjax.options import check_integer
 from cxjax.training import devices
 from cxjax.training.checkpoint import Checkpoints
 from cxjax.training.logs import Log
 from cxjax.training.state import TrainState
 from cxjax.training.step import TrainStep
+from cxjax.types import Batches
 
 logger = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """An iterator over batches whose position can be saved, such as a grain `DatasetIterator`."""
-
-    def __next__(self) -> Any:
-        """The next batch, a pytree of arrays `(b, ...)`."""
-
-    def get_state(self) -> Any:
-        """The position.
-
-        Returns:
-          What JSON can hold.
-        """
-
-    def set_state(self, state: Any, /) -> None:
-        """Goes to a position.
-
-        Args:
-          state: What `get_state` returned.
-        """
 
 
 class Hook(NamedTuple):
@@ -132,7 +112,10 @@ def train(
         group of layers. The newest checkpoint is from before it.
       Stopped: After SIGINT or SIGTERM, when the state is saved. A second SIGINT interrupts at once.
     """
-    _check_counts(steps=steps, save_every=save_every, log_every=log_every, profile=profile)
+    counts = {"steps": steps, "save_every": save_every, "log_every": log_every}
+    for name, count in counts.items():
+        check_integer(name, count)
+    check_integer("profile", profile, least=0)
     if checkpoints is not None and (restored := checkpoints.restore(state)) is not None:
         state = restored.state
         batches.set_state(restored.data)
@@ -202,12 +185,6 @@ def _check_shares(batch: Any) -> None:
                 "the processes were given the same examples: make batches with "
                 "process_index=jax.process_index() and process_count=jax.process_count()"
             )
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < (name != "profile"):
-            raise ValueError(f"{name} must be at least {int(name != 'profile')}; got {count}")
 
 
 class _Stop:

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Integer, Key, PRNGKeyArray
 
 from cxjax.training.state import Optimizer, TrainState, layer_groups
+from cxjax.types import AnyArray
 
 Metrics = dict[str, Any]  # scalars
 LossFn = Callable[[Any, Any, PRNGKeyArray], tuple[Array, Metrics]]
@@ -106,7 +106,7 @@ def _has_updated(before: Any, after: Any) -> Array | None:
     return jnp.stack([old != new for old, new in counts]).any() if counts else None
 
 
-def example_keys(key: PRNGKeyArray, index: Integer[Array | np.ndarray, "b"]) -> Key[Array, "b"]:
+def example_keys(key: PRNGKeyArray, index: Integer[AnyArray, "b"]) -> Key[Array, "b"]:
     """A key for each example, the same however the batch is split over devices.
 
     Args:

@@ -126,13 +126,13 @@ def test_wrong_images_are_refused(unchecked_types, key, name, images, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("crn", {"levels": 0}, "levels must be at least 1, not 0"),
+        ("crn", {"levels": 0}, "levels must be a positive integer; got 0"),
         ("crn", {"reduction": 0}, "reduction must be from 1 to 512, not 0"),
         ("crn", {"reduction": 513}, "reduction must be from 1 to 512, not 513"),
-        ("unet", {"width": 0}, "width must be at least 1, not 0"),
-        ("unet", {"levels": 0}, "levels must be at least 1, not 0"),
-        ("resnet", {"width": 0}, "width must be at least 1, not 0"),
-        ("resnet", {"blocks": -1}, "blocks must be at least 0, not -1"),
+        ("unet", {"width": 0}, "width must be a positive integer; got 0"),
+        ("unet", {"levels": 0}, "levels must be a positive integer; got 0"),
+        ("resnet", {"width": 0}, "width must be a positive integer; got 0"),
+        ("resnet", {"blocks": -1}, "blocks must be an integer of at least 0; got -1"),
     ],
 )
 def test_impossible_numbers_are_refused_at_once(name, options, message):

@@ -439,7 +439,7 @@ def test_the_average_is_what_is_applied(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda f: Checkpoints(f, config={}, keep=0), "keep must be at least 1; got 0"),
+        (lambda f: Checkpoints(f, config={}, keep=0), "keep must be a positive integer; got 0"),
         (lambda f: Checkpoints("gs://bucket/run", config={}), "mounted file system; got gs://"),
         (lambda f: Checkpoints(f, config={"out": Path("a")}), "config must be what JSON can hold"),
         (lambda f: Checkpoints(f, config={"rate": np.nan}), "config must be .*{'rate': nan}"),

@@ -14,11 +14,12 @@ import cxjax
 from cxjax.data.pipeline import batches
 from cxjax.training import devices, logs, loop
 from cxjax.training.checkpoint import Checkpoints
+from cxjax.types import Batches
 
 KEY = jax.random.key(7)
 
 
-class Numbers:
+class Numbers(Batches):
     """Batches whose values tell which they are."""
 
     def __init__(self, end=None, before=lambda number: None):
@@ -155,7 +156,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
 
 
 def test_the_real_iterator_goes_on_where_it_was(step_fn, mesh, tmp_path):
-    class Pixels:
+    class Pixels(Batches):
         """Random crops of images, each as the numbers of its corner."""
 
         def __init__(self, before=lambda number: None):
@@ -367,7 +368,7 @@ def test_a_trace_of_a_few_steps_is_written(step_fn, mesh, tmp_path):
 
 
 def test_what_cannot_be_run_is_refused(step_fn, mesh, tmp_path):
-    with pytest.raises(ValueError, match="save_every must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="save_every must be a positive integer; got 0"):
         run(step_fn, mesh, tmp_path, save_every=0)
     with pytest.raises(ValueError, match="the batches ended before step 4"):
         run(step_fn, mesh, tmp_path / "a", Numbers(end=3))
