@@ -108,7 +108,35 @@ def flatten(
     return Points(points, grid_positions(features.shape[:-1], cell_size=cell_size, offset=offset))
 
 
-def sample(
+def sample(key: PRNGKeyArray, x: Tree, *, count: int = 65 * 65) -> Tree:
+    """Draws points of a set, without replacement; their positions go with them.
+
+    Args:
+      key: Key of `jax.random`; with `jax.vmap` one per example.
+      x: `Points`, or points `(n, c)` alone, or any tree of arrays that have one row per point, such
+        as a tuple of points, positions and mask.
+      count: The most points to keep.
+
+    Returns:
+      The set, as it was given: `count` points in a random order, or all as they are if there are no
+      more.
+
+    Raises:
+      ValueError: If an array is not `(n,)` or `(n, c)`, or is empty, two of them differ in number,
+        or `count` is not a positive integer.
+
+    Example:
+      >>> x = sample(jax.random.key(0), flatten(jnp.zeros((100, 80, 8))))
+      >>> print(x.points.shape, x.positions.shape)
+      (4225, 8) (4225, 2)
+    """
+    count = check_integer("count", count)
+    x = jax.tree.map(jnp.asarray, x)
+    n = _number_of_points(x, "x")
+    return _draw(key, x, n, min(n, count))
+
+
+def sample_pair(
     key: PRNGKeyArray, x: Tree, y: Tree, *, count: int | None = 65 * 65
 ) -> tuple[Tree, Tree]:
     """Draws as many points of two sets, without replacement; their positions go with them.
@@ -119,23 +147,21 @@ def sample(
 
     Args:
       key: Key of `jax.random`; with `jax.vmap` one per example.
-      x: `Points`, or points `(n, c)` alone, or any tree of arrays that have one row per point, such
-        as a tuple of points, positions and mask.
-      y: The other set, with `m` rows.
+      x: Points `(n, c)`, or more, as in `sample`.
+      y: The other set, `(m, c)`.
       count: The most points to keep; `None` keeps all of the smaller set.
 
     Returns:
       Both sets, as they were given, in a random order where they were drawn from.
 
     Raises:
-      ValueError: If an array is not `(n,)` or `(n, c)`, or is empty, two of one set differ in
-        number, or `count` is not a positive integer.
+      ValueError: As `sample`, of either set; `count` may be `None`.
 
     Example:
-      >>> x = flatten(jnp.zeros((100, 80, 8)))
-      >>> x, y = sample(jax.random.key(0), x, x)
+      >>> x, y = flatten(jnp.zeros((100, 80, 8))), flatten(jnp.zeros((50, 40, 8)))
+      >>> x, y = sample_pair(jax.random.key(0), x, y)
       >>> print(x.points.shape, y.positions.shape)
-      (4225, 8) (4225, 2)
+      (2000, 8) (2000, 2)
 
     References:
       Mechrez et al., ECCV 2018: the authors' code draws 65 x 65 of the cells of larger maps, the

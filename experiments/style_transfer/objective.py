@@ -110,8 +110,7 @@ def _at_most(count: int, key: jax.Array, found: jax.Array, regions: jax.Array | 
     flat = Points(found.reshape(-1, found.shape[-1]), positions, regions)
     if not 0 < count < len(flat.points):
         return flat
-    drawn, _ = points.sample(key, flat, flat, count=count)
-    return drawn
+    return points.sample(key, flat, count=count)
 
 
 def _by_region(
