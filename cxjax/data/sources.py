@@ -128,8 +128,7 @@ class VideoFrames:
                 raise ValueError(
                     f"{path} has more than {len(self._frames)} frames of {frame.shape[1]} x "
                     f"{frame.shape[0]} pixels, which fill {max_bytes / 2**20:.4g} MiB; choose some "
-                    "by VideoFrames(path, start=, stop=, every=), on the command line of the "
-                    "animation by --start, --stop and --every"
+                    "by start=, stop= and every=, or raise max_bytes="
                 )
             self._frames.append(frame)
         if not self._frames:

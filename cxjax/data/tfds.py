@@ -46,7 +46,7 @@ def open_source(
 
     Raises:
       ImportError: If what is needed is not installed, or the set is not prepared and preparing it
-        needs TensorFlow. The message has the command.
+        needs TensorFlow. The message says how.
       ValueError: If there is neither such a file nor such a set, the set has no such split or
         feature, none of the items asked for, or a file is damaged.
     """
@@ -188,10 +188,11 @@ def _image_features(name: str, features: Any, image: str | None) -> tuple[str, l
 
 
 def _needs_tensorflow(name: str, data_dir: str | os.PathLike[str] | None) -> str:
-    where = f" --data_dir={os.fspath(data_dir)}" if data_dir else ""
+    where = f", data_dir={os.fspath(data_dir)!r}" if data_dir else ""
     return (
         'preparing it needs TensorFlow, and reading does not: pip install "cxjax[tf]", then, once, '
-        f"tfds build {name} --file_format=array_record{where}"
+        f"tensorflow_datasets.builder({name!r}{where}, file_format='array_record')"
+        ".download_and_prepare()"
     )
 
 
