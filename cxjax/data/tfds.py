@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cxjax.data.pipeline import batches as batches
 from cxjax.data.sources import ImageFolder, Source, VideoFrames, to_rgb
 from cxjax.data.video import check_selection
 

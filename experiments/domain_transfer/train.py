@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from skimage.exposure import match_histograms
 
-from cxjax.data.tfds import batches
+from cxjax.data.pipeline import batches
 from experiments import generators
 from experiments.domain_transfer import results
 from experiments.domain_transfer.config import UNTRAINED, Config

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cxjax.data.tfds import batches
+from cxjax.data.pipeline import batches
 from experiments import generators
 from experiments.puppet_control import results
 from experiments.puppet_control.clips import Frames, loosely_paired, read_clips

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cxjax.data import images
-from cxjax.data.tfds import batches
+from cxjax.data.pipeline import batches
 from experiments import generators
 from experiments.single_image_animation import clips, results
 from experiments.single_image_animation.config import Config

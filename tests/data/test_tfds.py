@@ -8,8 +8,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cxjax.data import images, video
+from cxjax.data.pipeline import batches
 from cxjax.data.sources import ImageFolder, Source, VideoFrames
-from cxjax.data.tfds import batches, open_source
+from cxjax.data.tfds import open_source
 
 
 class ThreeSquares(tfds.core.GeneratorBasedBuilder):
