@@ -114,7 +114,7 @@ class _Module(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         for index in (1, 2):
             x = _convolution(self.channels, 3, self.dtype, bias=False, name=f"conv_{index}")(x)
-            x = GroupNorm(self.channels, name=f"norm_{index}")(x)
+            x = GroupNorm(group_size=self.channels, name=f"norm_{index}")(x)
             x = nn.leaky_relu(x, 0.2)
         return x
 

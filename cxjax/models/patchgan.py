@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cxjax.models.norm import GroupNorm
+from cxjax.models.norm import InstanceNorm
 from cxjax.options import check_integer
 from cxjax.types import AnyArray
 
@@ -95,7 +95,7 @@ class PatchGAN(nn.Module):
                 name=f"conv_{index}",
             )(x)
             if index > 1:
-                x = GroupNorm(1, name=f"norm_{index}")(x)
+                x = InstanceNorm(name=f"norm_{index}")(x)
             x = nn.leaky_relu(x, 0.2)
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         x = nn.Conv(1, (4, 4), padding=1, dtype=dtype, name=f"conv_{self.layers + 2}")(x)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cxjax.models.images import as_batch, crop, double, pad_to_multiple
-from cxjax.models.norm import GroupNorm
+from cxjax.models.norm import InstanceNorm
 from cxjax.options import check_integer
 from cxjax.types import AnyArray
 
@@ -112,7 +112,7 @@ class _Layer(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(_reflect(x, self.size // 2))
-        x = GroupNorm(1, name="norm")(x)
+        x = InstanceNorm(name="norm")(x)
         return nn.relu(x) if self.active else x
 
 

@@ -101,7 +101,7 @@ class _Module(nn.Module):
         for index in (1, 2):
             name = f"conv_{index}"
             x = nn.Conv(self.channels, (3, 3), use_bias=False, dtype=self.dtype, name=name)(x)
-            x = GroupNorm(math.gcd(self.channels, 16), name=f"norm_{index}")(x)
+            x = GroupNorm(group_size=math.gcd(self.channels, 16), name=f"norm_{index}")(x)
             x = nn.relu(x)
         return x
 
