@@ -213,8 +213,8 @@ def patches(image: Float[AnyArray, "h w c"], *, size: int, stride: int = 1) -> P
     shape = tuple((side - size) // stride + 1 for side in (height, width))
     # Across, then down: 2 k slices where one per place in the patch would be k * k.
     across = _windows(image, size, stride, axis=1)
-    found = _windows(across, size, stride, axis=0).reshape(-1, size * size * channels)
-    return Points(found, grid_positions(shape, cell_size=stride, offset=(size - stride) / 2))
+    vectors = _windows(across, size, stride, axis=0).reshape(-1, size * size * channels)
+    return Points(vectors, grid_positions(shape, cell_size=stride, offset=(size - stride) / 2))
 
 
 def concatenate(
@@ -258,15 +258,15 @@ def concatenate(
     if len(set(names)) < len(names):
         raise ValueError(f"a layer is named twice in {names}")
     maps = {name: _checked_map(_layer(features, name, "features"), name) for name in names}
-    if len({found.ndim for found in maps.values()}) > 1:
-        shapes = ", ".join(f"{name} {found.shape}" for name, found in maps.items())
+    if len({layer.ndim for layer in maps.values()}) > 1:
+        shapes = ", ".join(f"{name} {layer.shape}" for name, layer in maps.items())
         raise ValueError(f"the layers must have the same number of axes; got {shapes}")
     axes = _layer(maps, names[0] if grid is None else grid, "the layers to concatenate").shape[:-1]
     resized = []
-    for found in maps.values():
-        channels = found.shape[-1]
-        found = jax.image.resize(found, (*axes, channels), "linear", antialias=antialias)
-        resized.append(found / channels if scaling == "channels" else found)
+    for layer in maps.values():
+        channels = layer.shape[-1]
+        layer = jax.image.resize(layer, (*axes, channels), "linear", antialias=antialias)
+        resized.append(layer / channels if scaling == "channels" else layer)
     return jnp.concatenate(resized, axis=-1)
 
 
@@ -317,7 +317,7 @@ def over_layers(
                 f"{name} must have the same number of channels in x and y; got x of shape "
                 f"{sets[0].shape} and y of shape {sets[1].shape}"
             )
-        term = loss(*(found.reshape(-1, found.shape[-1]) for found in sets))
+        term = loss(*(features.reshape(-1, features.shape[-1]) for features in sets))
         if getattr(term, "shape", None) != ():
             raise ValueError(f"the loss must return a scalar array; for {name} it returned {term}")
         terms.append(weight * term)
@@ -336,22 +336,22 @@ def _per_axis(name: str, value: PerAxis, axes: int) -> tuple[float, ...]:
     return tuple(np.broadcast_to(values, (axes,)).tolist())
 
 
-def _checked_map(found: Any, name: str, axes: tuple[int, ...] = (1, 2, 3)) -> Array:
+def _checked_map(features: Any, name: str, axes: tuple[int, ...] = (1, 2, 3)) -> Array:
     """The map as an array, if it has one of these numbers of axes besides the channels."""
-    found = jnp.asarray(found)
-    if found.ndim - 1 not in axes or found.size == 0:
+    features = jnp.asarray(features)
+    if features.ndim - 1 not in axes or features.size == 0:
         layouts = {1: "(n, c)", 2: "(h, w, c)", 3: "(d, h, w, c)"}
         expected = " or ".join(layouts[number] for number in axes)
         raise ValueError(
-            f"{name} must be {expected} and not be empty; got shape {found.shape}. Use jax.vmap "
+            f"{name} must be {expected} and not be empty; got shape {features.shape}. Use jax.vmap "
             "for a batch"
         )
-    if not jnp.issubdtype(found.dtype, jnp.floating):
+    if not jnp.issubdtype(features.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must be floating-point; got {found.dtype}. Convert with "
+            f"{name} must be floating-point; got {features.dtype}. Convert with "
             ".astype(jnp.float32), images of 0-255 also with / 255"
         )
-    return found
+    return features
 
 
 def _layer(maps: Mapping[str, Any], name: str, which: str) -> Any:

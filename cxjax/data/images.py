@@ -28,7 +28,7 @@ def read_image(path: str | os.PathLike[str], *, crop: Box | None = None) -> Pict
     """Reads a picture of any format and mode, upright.
 
     Transparent parts show white, grey becomes RGB (grey of 16 bits keeps its precision, colour has
-    8), the turn that a camera noted (EXIF) is applied, and of an animation the first frame is
+    8), EXIF orientation is applied, and of an animation the first frame is
     taken. Grey in integers of 32 bits is read as if of 16; in floating point it lies in [0, 1].
 
     Args:

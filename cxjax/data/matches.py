@@ -156,9 +156,11 @@ def _check_arrays(x, y, x_positions, y_positions, index, similarity) -> None:
             raise ValueError(f"{name} must be an image (h, w, 3); got shape {image.shape}")
         if not np.issubdtype(image.dtype, np.floating):
             raise ValueError(f"{name} must be floating, in [0, 1]; got {image.dtype}")
-    for name, found in (("x_positions", x_positions), ("y_positions", y_positions)):
-        if found.ndim != 2 or found.shape[1] != 2:
-            raise ValueError(f"{name} must be rows and columns, (n, 2); got shape {found.shape}")
+    for name, positions in (("x_positions", x_positions), ("y_positions", y_positions)):
+        if positions.ndim != 2 or positions.shape[1] != 2:
+            raise ValueError(
+                f"{name} must be rows and columns, (n, 2); got shape {positions.shape}"
+            )
     expected = y_positions.shape[:1]
     if index.shape != expected or similarity.shape != expected:
         raise ValueError(

@@ -56,11 +56,11 @@ def batches(
       transform: Called last with each example, whose images are float32 in [0, 1], and a generator
         of its own; returns the example to take instead. It runs in several threads.
       shuffle: Shuffle; `False` keeps the source's order.
-      repeat: Go on for ever; `False` stops after one epoch.
+      repeat: Repeat the source for ever; `False` stops after one epoch.
       drop_remainder: Without `repeat`, leave out a last batch that is smaller.
       process_index: Number of this process.
-      process_count: How many processes share each batch, of which each gets every so-manieth
-        example; it must divide `batch_size`.
+      process_count: Number of processes that share each batch; it must divide `batch_size`. Each
+        receives every `process_count`-th example.
       threads: Threads that read and decode; 0 for none.
       prefetch: Batches to hold ready.
 

@@ -110,7 +110,7 @@ class VideoFrames:
         """Reads the frames.
 
         Args:
-          path: A film or an animation, as in `cxjax.data.video.read_video`.
+          path: A video, as in `cxjax.data.video.read_video`.
           start: First frame to keep.
           stop: Frame to stop before; `None` for the end.
           every: Keep one frame out of so many.
@@ -118,7 +118,7 @@ class VideoFrames:
 
         Raises:
           FileNotFoundError: If there is no such file.
-          ImportError: If it is a film and imageio-ffmpeg is missing.
+          ImportError: If FFmpeg is to read it and imageio-ffmpeg is missing.
           ValueError: If it is no video, is damaged, has no such frame, or too many.
         """
         self._frames: list[np.ndarray] = []

@@ -100,7 +100,7 @@ def _open_set(
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":
             raise
-        raise ImportError(f"{name}: {_needs_tensorflow(name, data_dir)}") from error
+        raise ImportError(f"{name}: {_how_to_prepare(name, data_dir)}") from error
     except (AssertionError, ValueError) as error:  # of its configuration, of its version
         base = re.split("[/:]", name)[0]
         builder_type = tfds.builder_cls(base)
@@ -114,7 +114,7 @@ def _open_set(
         if not getattr(builder, "prepares_without_tensorflow", False):
             where = builder.data_path
             config = f"/{builder.builder_config.name}" if builder.builder_config else ""
-            advice = _needs_tensorflow(f"{builder.name}{config}", data_dir)
+            advice = _how_to_prepare(f"{builder.name}{config}", data_dir)
             raise ImportError(f"{name} is not in {where}: {advice}")
         prepare(builder)
         rows = _rows(builder, name, split)
@@ -186,7 +186,7 @@ def _image_features(name: str, features: Any, image: str | None) -> tuple[str, l
     return image, [key for key in images if key != image]
 
 
-def _needs_tensorflow(name: str, data_dir: str | os.PathLike[str] | None) -> str:
+def _how_to_prepare(name: str, data_dir: str | os.PathLike[str] | None) -> str:
     where = f", data_dir={os.fspath(data_dir)!r}" if data_dir else ""
     return (
         'preparing it needs TensorFlow, and reading does not: pip install "cxjax[tf]", then, once, '

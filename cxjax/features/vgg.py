@@ -183,28 +183,28 @@ class VGG(nn.Module):
         _check_images(images, layers)
         last = max(map(_depth, layers))
         run = nn.remat(VGG._block, static_argnums=(2, 3)) if self.remat else VGG._block
-        found: dict[str, jax.Array] = {}
+        features: dict[str, jax.Array] = {}
         x = _normalize(jnp.asarray(images), self.statistics)
         stages = [name for name in _stages(self.network) if _depth(name) <= last]
         for _, block in itertools.groupby(stages, key=lambda name: _depth(name)[0]):
             x, of_block = run(self, x, tuple(block), frozenset(layers))
-            found |= of_block
-        return {name: found[name] for name in layers}
+            features |= of_block
+        return {name: features[name] for name in layers}
 
     def _block(
         self, x: jax.Array, stages: tuple[str, ...], layers: frozenset[str]
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The output of some convolutions and pools, and what of them is among the layers."""
-        found: dict[str, jax.Array] = {}
+        features: dict[str, jax.Array] = {}
         for name in stages:
             if name.startswith("conv"):
-                found[f"{name}_pre"] = self._convolve(x, name)
-                x = nn.relu(found[f"{name}_pre"])
-                found[name.replace("conv", "relu")] = x
+                features[f"{name}_pre"] = self._convolve(x, name)
+                x = nn.relu(features[f"{name}_pre"])
+                features[name.replace("conv", "relu")] = x
             else:
                 x = _pool(x, self.pooling)
-            found[name] = x
-        return x, {name: value for name, value in found.items() if name in layers}
+            features[name] = x
+        return x, {name: value for name, value in features.items() if name in layers}
 
     def _convolve(self, x: jax.Array, name: str) -> jax.Array:
         width = _WIDTHS[_depth(name)[0] - 1]

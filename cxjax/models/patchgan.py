@@ -1,4 +1,4 @@
-"""The discriminator of pix2pix and CycleGAN, which judges patches and not whole images.
+"""The discriminator of pix2pix and CycleGAN, which scores patches, not whole images.
 
 Images are `(h w c)` or `(b h w c)` with values in [0, 1].
 """

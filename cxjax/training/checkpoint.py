@@ -25,7 +25,7 @@ except ImportError as error:
 
 from cxjax.options import check_integer
 from cxjax.training import records
-from cxjax.training.processes import share, together
+from cxjax.training.processes import fail_together, gather
 
 _logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Checkpoints:
         self._ignore = frozenset(ignore)
         self._saving: int | None = None
         self._manager: ocp.CheckpointManager | None = None
-        with together():
+        with fail_together():
             check_integer("keep", keep)
             if "://" in os.fspath(folder):
                 where = os.fspath(folder)
@@ -91,7 +91,7 @@ class Checkpoints:
                 with contextlib.suppress(records.UnsoundError):
                     self._check_config(records.read_record(self.folder / str(step)))
                     break
-        with together():
+        with fail_together():
             if jax.process_index() == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._manager = ocp.CheckpointManager(self.folder, options=_options(keep))
@@ -120,20 +120,20 @@ class Checkpoints:
         self.wait()
         step = int(step)
         saved = self._manager.all_steps() if self._manager else []
-        if share(step in saved)[0]:  # process 0 knows
+        if gather(step in saved)[0]:  # process 0 knows
             return False
-        with together():
+        with fail_together():
             if saved and step < max(saved):
                 raise ValueError(
                     f"{self.folder} holds step {max(saved)}, later than step {step}: restore from "
                     "it, or give another folder"
                 )
             data = records.as_json("data", data)
-            arrays, entries = records.take(state)
-        if len(set(share(records.json_crc(data)))) > 1:
+            arrays, entries = records.to_save(state)
+        if len(set(gather(records.json_crc(data)))) > 1:
             raise ValueError(f"data must be the same in each process; in this one it is {data}")
         record = {"config": self._config, "data": data, "arrays": entries}
-        with together(), self._writing(step):
+        with fail_together(), self._writing(step):
             if self._manager is not None:
                 items = ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
@@ -165,10 +165,10 @@ class Checkpoints:
             is moved.
         """
         self.wait()
-        with together():
+        with fail_together():
             steps = records.steps_in(self.folder)
             expected = records.flatten(like)
-        if len(set(share(records.json_crc(steps)))) > 1:
+        if len(set(gather(records.json_crc(steps)))) > 1:
             raise ValueError(
                 f"the processes must share {self.folder}; this one sees the checkpoints of steps "
                 f"{steps}, and others see other ones"
@@ -194,7 +194,7 @@ class Checkpoints:
         Raises:
           OSError: If it cannot be written. The older checkpoints are intact.
         """
-        with together():
+        with fail_together():
             self._finish()
 
     def close(self) -> None:
@@ -269,7 +269,7 @@ class Checkpoints:
             ) from error
 
     def _move_aside(self, unsound: Mapping[int, str]) -> None:
-        with together():
+        with fail_together():
             if self._manager is None or not unsound:
                 return
             for step, reason in unsound.items():
@@ -343,7 +343,9 @@ def load_state(
         entries = {n: e for n, e in record["arrays"].items() if e["path"][0] == part}
         if expected is not None:
             where = f"{part} of step {step} in {folder}"
-            records.check_fit(where, expected, {_below(name): e for name, e in entries.items()})
+            records.check_fit(
+                where, expected, {_without_first(name): e for name, e in entries.items()}
+            )
         return entries
 
     chosen = steps if step is None else [step]
@@ -351,8 +353,8 @@ def load_state(
     for damaged, reason in unsound.items():
         message = "the checkpoint of step %d in %s is unsound (%s); step %d is used"
         _logger.warning(message, damaged, folder, reason, step)
-    entries = {_below(name): record["arrays"][name] for name in arrays}
-    arrays = {_below(name): array for name, array in arrays.items()}
+    entries = {_without_first(name): record["arrays"][name] for name in arrays}
+    arrays = {_without_first(name): array for name, array in arrays.items()}
     if expected is not None:
         leaves = records.place_like(arrays, entries, expected)
         params = jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -361,7 +363,7 @@ def load_state(
     return Restored(step, params, record["data"])
 
 
-def _below(name: str) -> str:
+def _without_first(name: str) -> str:
     return name.partition("/")[2]
 
 

@@ -76,7 +76,7 @@ class Log:
         yield
         self._interval.began += time.perf_counter() - began
 
-    def take(self, step: int, metrics: Any, images: int) -> None:
+    def add_step(self, step: int, metrics: Any, images: int) -> None:
         """Takes the metrics of a step that was just dispatched, and looks at those before."""
         before, self._pending = self._pending, (step, metrics, images)
         self._fetch(before)
@@ -109,7 +109,7 @@ class Log:
         if not self._interval.metrics:
             return
         means, speed = self._interval.means(), self._interval.speed()
-        shown = [f"{name} {value:.4g}" for name, value in means.items() if is_short(name)]
+        shown = [f"{name} {value:.4g}" for name, value in means.items() if is_shown(name)]
         if speed:
             shown.append(f"{speed['images_per_second']:.3g} images/s")
         text = ", ".join(shown)
@@ -120,7 +120,7 @@ class Log:
             self._files.write(step, {**means, **speed})
         self._interval = Interval()
 
-    def add(self, step: int, results: Mapping[str, Any]) -> None:
+    def add_results(self, step: int, results: Mapping[str, Any]) -> None:
         """Writes results of another kind."""
         check_names(results)
         if self._files is not None:
@@ -194,9 +194,9 @@ class Files:
                     logger.warning("step %d: %s is %s, written as null", step, name, value)
                     self._warned.add(name)
         if line:
-            told = {"not_finite": not_finite} if not_finite else {}
+            extra = {"not_finite": not_finite} if not_finite else {}
             with self._lines.open("a") as lines:
-                lines.write(json.dumps({"step": step, **line, **told}, allow_nan=False) + "\n")
+                lines.write(json.dumps({"step": step, **line, **extra}, allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Closes TensorBoard's file."""
@@ -231,7 +231,7 @@ class Trace:
             self._is_running = False
 
 
-def is_short(name: str) -> bool:
+def is_shown(name: str) -> bool:
     """Whether a metric is shown in the progress bar: no group's gradient, no `part/of/a/name`."""
     return "/" not in name or name.startswith("loss/")
 
@@ -246,8 +246,8 @@ def check_finite(step: int, metrics: Mapping[str, float]) -> None:
     bad = [name for name in metrics if must_be_finite(name) and not math.isfinite(metrics[name])]
     if not bad:
         return
-    groups = [name.split("/", 1)[1] for name in bad if not is_short(name)]
-    values = ", ".join(f"{name} = {metrics[name]}" for name in bad if is_short(name))
+    groups = [name.split("/", 1)[1] for name in bad if not is_shown(name)]
+    values = ", ".join(f"{name} = {metrics[name]}" for name in bad if is_shown(name))
     raise FloatingPointError(
         f"step {step}: {values or bad[0]}; gradients that are not finite: "
         f"{', '.join(groups) or 'none'}. Nothing was saved after it. A smaller learning rate or "
@@ -258,8 +258,8 @@ def check_finite(step: int, metrics: Mapping[str, float]) -> None:
 
 def check_names(results: Mapping[str, Any]) -> None:
     """Refuses results that would stand in a line of JSON in place of the log's own."""
-    if taken := [name for name in results if name in _OWN_NAMES]:
-        raise ValueError(f"metrics with names of the log's own: {taken}; give them other names")
+    if reserved := [name for name in results if name in _OWN_NAMES]:
+        raise ValueError(f"metrics with names of the log's own: {reserved}; give them other names")
 
 
 def drop_lines_after(path: Path, step: int) -> None:

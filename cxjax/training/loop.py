@@ -128,7 +128,7 @@ def train(
         logger.info("%s is at step %d of %d: %s", source, first, steps, rest)
     key = devices.replicate(key, mesh)
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(_Stop())
+        stop = stack.enter_context(_StopSignals())
         where = Path(folder) if folder else None
         log = Log(where, first=first, steps=steps, every=log_every, profile=profile)
         stack.enter_context(log)
@@ -142,8 +142,8 @@ def train(
                     _check_shares(batch)
                 batch = devices.split(batch, mesh)
             state, metrics = step_fn(state, batch, key)
-            log.take(number, metrics, images=len(jax.tree.leaves(batch)[0]))
-            stopping = stop.asked(number)
+            log.add_step(number, metrics, images=len(jax.tree.leaves(batch)[0]))
+            stopping = stop.signal_at(number)
             last = number == steps
             due = [hook for hook in hooks if last or number % hook.every == 0]
             if due and not stopping:
@@ -155,7 +155,7 @@ def train(
             if stopping:
                 log.flush()
                 log.write(number)
-            if due and stopping:  # only now: whoever asked to stop may not wait for it
+            if due and stopping:  # hooks run last: the process may be killed before they end
                 _call(due, number, state, log)
             if stopping and not last:
                 raise Stopped(number, stopping, checkpoints and checkpoints.folder)
@@ -166,7 +166,7 @@ def train(
 def _call(hooks: Sequence[Hook], step: int, state: TrainState, log: Log) -> None:
     with log.paused():
         for hook in hooks:
-            log.add(step, hook.call(state))
+            log.add_results(step, hook.call(state))
 
 
 def _next(batches: Batches, number: int) -> Any:
@@ -187,29 +187,29 @@ def _check_shares(batch: Any) -> None:
             )
 
 
-class _Stop:
+class _StopSignals:
     """Turns SIGINT and SIGTERM into a question that the loop asks after each step."""
 
-    def __enter__(self) -> "_Stop":
+    def __enter__(self) -> "_StopSignals":
         self._number = 0
         self._before = {}
         self._shared = jax.process_count() > 1
         if threading.current_thread() is threading.main_thread():
             # On several hosts JAX itself watches for SIGTERM, and agrees on a step to stop at.
             for number in (signal.SIGINT,) if self._shared else (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: object) -> None:
+    def _note(self, number: int, frame: object) -> None:
         if self._shared or (self._number and number == signal.SIGINT):
             raise KeyboardInterrupt
         self._number = number
 
-    def asked(self, step: int) -> int:
+    def signal_at(self, step: int) -> int:
         """The signal that came, or 0."""
         if self._shared:
             return signal.SIGTERM * multihost_utils.reached_preemption_sync_point(step)

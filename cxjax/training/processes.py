@@ -11,11 +11,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 _KINDS = (OSError, ValueError, FloatingPointError)  # which the other processes raise alike
-_TEXT = 1000  # bytes of the message that they are told
+_TEXT = 1000  # bytes of the message that they are reason
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """Runs a block in every process, and raises in all of them if it raises in one."""
     if jax.process_count() == 1:
         yield
@@ -36,14 +36,14 @@ def together() -> Iterator[None]:
         raise error
     for process, ((kind, number), other) in enumerate(zip(headers, texts, strict=True)):
         if kind >= 0:
-            told = other.tobytes().rstrip(b"\0").decode(errors="replace")
-            message = f"process {process} failed: {told}"
+            reason = other.tobytes().rstrip(b"\0").decode(errors="replace")
+            message = f"process {process} failed: {reason}"
             if kind == 0:
                 raise OSError(int(number), message)
             raise (*_KINDS, RuntimeError)[kind](message)
 
 
-def share(value: int) -> list[int]:
+def gather(value: int) -> list[int]:
     """Tells every process a number of each."""
     if jax.process_count() == 1:
         return [value]

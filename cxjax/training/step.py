@@ -81,10 +81,10 @@ def make_train_step(
         own["grad_norm"] = optax.tree.norm(grads)
         for name, group in layer_groups(grads).items():
             own[f"grad_norm/{name}"] = optax.tree.norm(group)
-        if taken := sorted(
+        if reserved := sorted(
             name for name in metrics if name in own or name.startswith("grad_norm/")
         ):
-            raise ValueError(f"loss_fn returns metrics with the step's own names: {taken}")
+            raise ValueError(f"loss_fn returns metrics with the step's own names: {reserved}")
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema

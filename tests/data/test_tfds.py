@@ -116,7 +116,7 @@ def test_a_damaged_picture_is_named(folder):
 
 def test_folders_without_pictures(tmp_path):
     (tmp_path / "notes.txt").write_text("not a picture")
-    for name in ("film.mpg", "features.h5"):  # Pillow tells what these are, and reads none
+    for name in ("video.mpg", "features.h5"):  # Pillow tells what these are, and reads none
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match="no file in .* ends as a picture does"):
         open_source(tmp_path)
