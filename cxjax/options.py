@@ -1,10 +1,12 @@
 """Checks of arguments that parts which never import each other share."""
 
+import operator
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from cxjax.types import AnyArray
 
 
 def check_option(name: str, value: Any, options: Any, *, more: str = "") -> None:
@@ -24,7 +26,31 @@ def check_option(name: str, value: Any, options: Any, *, more: str = "") -> None
         raise ValueError(f"unknown {name} {value!r}; known: {', '.join(map(repr, known))}{more}")
 
 
-def check_images(images: jax.Array | np.ndarray) -> None:
+def check_integer(name: str, value: Any, *, least: int = 1, more: str = "") -> int:
+    """Refuses a value that is no integer, or too small.
+
+    Args:
+      name: Name of the option, for the message.
+      value: Value given.
+      least: Smallest value that is right.
+      more: What else would be right, for the message, such as `" or None"`.
+
+    Returns:
+      The value, a Python integer.
+
+    Raises:
+      ValueError: If it is no integer, or less than `least`; `True` is none.
+      TypeError: If it is a JAX array, which may not be known when the program is built.
+    """
+    if isinstance(value, jax.Array):
+        raise TypeError(f"{name} must be a Python integer, fixed when the program is built")
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise ValueError(f"{name} must be {kind}{more}; got {value!r}")
+    return operator.index(value)
+
+
+def check_images(images: AnyArray) -> None:
     """Refuses what are not images: RGB in floating point, channels last.
 
     Args:

@@ -8,7 +8,6 @@ of all layers, their patches and the image itself lie in one system. Everything 
 """
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -17,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from cxjax.options import check_option
+from cxjax.options import check_integer, check_option
+from cxjax.types import AnyArray
 
-AnyArray = Array | np.ndarray
 Scaling = Literal["channels", "none"]
 PerAxis = int | float | Sequence[int | float]
 Tree = TypeVar("Tree")
@@ -64,11 +63,9 @@ def grid_positions(
       [[2. 2.]
        [6. 2.]]
     """
-    shape = tuple(shape)
-    if not shape or any(not _is_count(cells) for cells in shape):
-        raise ValueError(
-            f"shape must be the cells along each axis, such as (h, w), each at least 1; got {shape}"
-        )
+    if not shape:
+        raise ValueError("shape must be the cells along each axis, such as (h, w); got ()")
+    shape = tuple(check_integer("each axis of shape", cells) for cells in shape)
     sizes = _per_axis("cell_size", cell_size, len(shape))
     if min(sizes) <= 0:
         raise ValueError(f"cell_size must be positive; got {cell_size}")
@@ -111,7 +108,35 @@ def flatten(
     return Points(points, grid_positions(features.shape[:-1], cell_size=cell_size, offset=offset))
 
 
-def sample(
+def sample(key: PRNGKeyArray, x: Tree, *, count: int = 65 * 65) -> Tree:
+    """Draws points of a set, without replacement; their positions go with them.
+
+    Args:
+      key: Key of `jax.random`; with `jax.vmap` one per example.
+      x: `Points`, or points `(n, c)` alone, or any tree of arrays that have one row per point, such
+        as a tuple of points, positions and mask.
+      count: The most points to keep.
+
+    Returns:
+      The set, as it was given: `count` points in a random order, or all as they are if there are no
+      more.
+
+    Raises:
+      ValueError: If an array is not `(n,)` or `(n, c)`, or is empty, two of them differ in number,
+        or `count` is not a positive integer.
+
+    Example:
+      >>> x = sample(jax.random.key(0), flatten(jnp.zeros((100, 80, 8))))
+      >>> print(x.points.shape, x.positions.shape)
+      (4225, 8) (4225, 2)
+    """
+    count = check_integer("count", count)
+    x = jax.tree.map(jnp.asarray, x)
+    n = _number_of_points(x, "x")
+    return _draw(key, x, n, min(n, count))
+
+
+def sample_pair(
     key: PRNGKeyArray, x: Tree, y: Tree, *, count: int | None = 65 * 65
 ) -> tuple[Tree, Tree]:
     """Draws as many points of two sets, without replacement; their positions go with them.
@@ -122,31 +147,29 @@ def sample(
 
     Args:
       key: Key of `jax.random`; with `jax.vmap` one per example.
-      x: `Points`, or points `(n, c)` alone, or any tree of arrays that have one row per point, such
-        as a tuple of points, positions and mask.
-      y: The other set, with `m` rows.
+      x: Points `(n, c)`, or more, as in `sample`.
+      y: The other set, `(m, c)`.
       count: The most points to keep; `None` keeps all of the smaller set.
 
     Returns:
       Both sets, as they were given, in a random order where they were drawn from.
 
     Raises:
-      ValueError: If an array is not `(n,)` or `(n, c)`, or is empty, two of one set differ in
-        number, or `count` is not a positive integer.
+      ValueError: As `sample`, of either set; `count` may be `None`.
 
     Example:
-      >>> x = flatten(jnp.zeros((100, 80, 8)))
-      >>> x, y = sample(jax.random.key(0), x, x)
+      >>> x, y = flatten(jnp.zeros((100, 80, 8))), flatten(jnp.zeros((50, 40, 8)))
+      >>> x, y = sample_pair(jax.random.key(0), x, y)
       >>> print(x.points.shape, y.positions.shape)
-      (4225, 8) (4225, 2)
+      (2000, 8) (2000, 2)
 
     References:
       Mechrez et al., ECCV 2018: the authors' code draws 65 x 65 of the cells of larger maps, the
       same for both, where this keeps their positions; the text draws from the larger set as many
       points as the smaller has.
     """
-    if count is not None and not _is_count(count):
-        raise ValueError(f"count must be a positive integer or None; got {count!r}")
+    if count is not None:
+        count = check_integer("count", count, more=" or None")
     x, y = jax.tree.map(jnp.asarray, x), jax.tree.map(jnp.asarray, y)
     n, m = _number_of_points(x, "x"), _number_of_points(y, "y")
     kept = min(n, m) if count is None else min(n, m, count)
@@ -179,9 +202,7 @@ def patches(image: Float[AnyArray, "h w c"], *, size: int, stride: int = 1) -> P
       Zhang et al., CVPR 2019: sizes 10 (4x) and 15 (8x) in the paper. The authors' code has other
       sizes, and patches that reach over the border into zeros.
     """
-    for name, value in (("size", size), ("stride", stride)):
-        if not _is_count(value):
-            raise ValueError(f"{name} must be a positive integer; got {value!r}")
+    size, stride = check_integer("size", size), check_integer("stride", stride)
     image = _checked_map(image, "image", axes=(2,))
     height, width, channels = image.shape
     if size > min(height, width):
@@ -192,8 +213,8 @@ def patches(image: Float[AnyArray, "h w c"], *, size: int, stride: int = 1) -> P
     shape = tuple((side - size) // stride + 1 for side in (height, width))
     # Across, then down: 2 k slices where one per place in the patch would be k * k.
     across = _windows(image, size, stride, axis=1)
-    found = _windows(across, size, stride, axis=0).reshape(-1, size * size * channels)
-    return Points(found, grid_positions(shape, cell_size=stride, offset=(size - stride) / 2))
+    vectors = _windows(across, size, stride, axis=0).reshape(-1, size * size * channels)
+    return Points(vectors, grid_positions(shape, cell_size=stride, offset=(size - stride) / 2))
 
 
 def concatenate(
@@ -237,15 +258,15 @@ def concatenate(
     if len(set(names)) < len(names):
         raise ValueError(f"a layer is named twice in {names}")
     maps = {name: _checked_map(_layer(features, name, "features"), name) for name in names}
-    if len({found.ndim for found in maps.values()}) > 1:
-        shapes = ", ".join(f"{name} {found.shape}" for name, found in maps.items())
+    if len({layer.ndim for layer in maps.values()}) > 1:
+        shapes = ", ".join(f"{name} {layer.shape}" for name, layer in maps.items())
         raise ValueError(f"the layers must have the same number of axes; got {shapes}")
     axes = _layer(maps, names[0] if grid is None else grid, "the layers to concatenate").shape[:-1]
     resized = []
-    for found in maps.values():
-        channels = found.shape[-1]
-        found = jax.image.resize(found, (*axes, channels), "linear", antialias=antialias)
-        resized.append(found / channels if scaling == "channels" else found)
+    for layer in maps.values():
+        channels = layer.shape[-1]
+        layer = jax.image.resize(layer, (*axes, channels), "linear", antialias=antialias)
+        resized.append(layer / channels if scaling == "channels" else layer)
     return jnp.concatenate(resized, axis=-1)
 
 
@@ -296,7 +317,7 @@ def over_layers(
                 f"{name} must have the same number of channels in x and y; got x of shape "
                 f"{sets[0].shape} and y of shape {sets[1].shape}"
             )
-        term = loss(*(found.reshape(-1, found.shape[-1]) for found in sets))
+        term = loss(*(features.reshape(-1, features.shape[-1]) for features in sets))
         if getattr(term, "shape", None) != ():
             raise ValueError(f"the loss must return a scalar array; for {name} it returned {term}")
         terms.append(weight * term)
@@ -304,12 +325,6 @@ def over_layers(
 
 
 # --- Checks and pieces ---
-
-
-def _is_count(value: Any) -> bool:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        return False
-    return operator.index(value) >= 1
 
 
 def _per_axis(name: str, value: PerAxis, axes: int) -> tuple[float, ...]:
@@ -321,22 +336,22 @@ def _per_axis(name: str, value: PerAxis, axes: int) -> tuple[float, ...]:
     return tuple(np.broadcast_to(values, (axes,)).tolist())
 
 
-def _checked_map(found: Any, name: str, axes: tuple[int, ...] = (1, 2, 3)) -> Array:
+def _checked_map(features: Any, name: str, axes: tuple[int, ...] = (1, 2, 3)) -> Array:
     """The map as an array, if it has one of these numbers of axes besides the channels."""
-    found = jnp.asarray(found)
-    if found.ndim - 1 not in axes or found.size == 0:
+    features = jnp.asarray(features)
+    if features.ndim - 1 not in axes or features.size == 0:
         layouts = {1: "(n, c)", 2: "(h, w, c)", 3: "(d, h, w, c)"}
         expected = " or ".join(layouts[number] for number in axes)
         raise ValueError(
-            f"{name} must be {expected} and not be empty; got shape {found.shape}. Use jax.vmap "
+            f"{name} must be {expected} and not be empty; got shape {features.shape}. Use jax.vmap "
             "for a batch"
         )
-    if not jnp.issubdtype(found.dtype, jnp.floating):
+    if not jnp.issubdtype(features.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must be floating-point; got {found.dtype}. Convert with "
+            f"{name} must be floating-point; got {features.dtype}. Convert with "
             ".astype(jnp.float32), images of 0-255 also with / 255"
         )
-    return found
+    return features
 
 
 def _layer(maps: Mapping[str, Any], name: str, which: str) -> Any:

@@ -16,19 +16,20 @@ ROOT = Path(cxjax.__file__).parents[1]
 
 # Part -> parts of the project it may import. Siblings never import each other.
 MAY_IMPORT = {
-    "cxjax.options": set(),
+    "cxjax.types": set(),
+    "cxjax.options": {"cxjax.types"},
     "cxjax.distances": set(),
     "cxjax.similarity": {"cxjax.distances"},
-    "cxjax.losses": {"cxjax.distances", "cxjax.options", "cxjax.similarity"},
-    "cxjax.features": {"cxjax.options"},
-    "cxjax.points": {"cxjax.options"},
-    "cxjax.data": {"cxjax.options"},
-    "cxjax.models": {"cxjax.options"},
-    "cxjax.training": {"cxjax.options"},
+    "cxjax.losses": {"cxjax.distances", "cxjax.options", "cxjax.similarity", "cxjax.types"},
+    "cxjax.features": {"cxjax.options", "cxjax.types"},
+    "cxjax.points": {"cxjax.options", "cxjax.types"},
+    "cxjax.data": {"cxjax.options", "cxjax.types"},
+    "cxjax.models": {"cxjax.options", "cxjax.types"},
+    "cxjax.training": {"cxjax.options", "cxjax.types"},
     "cxjax": {"cxjax.losses", "cxjax.features", "cxjax.points", "cxjax.training"},
     "experiments": {
         *("cxjax", "cxjax.distances", "cxjax.losses", "cxjax.features", "cxjax.data"),
-        *("cxjax.options", "cxjax.points", "cxjax.models", "cxjax.training"),
+        *("cxjax.options", "cxjax.points", "cxjax.models", "cxjax.training", "cxjax.types"),
     },
 }
 
@@ -57,7 +58,8 @@ def _imports(path):
                 yield inner if is_module or is_package else str(node.module)
 
 
-SOURCES = sorted([*ROOT.glob("cxjax/**/*.py"), *ROOT.glob("experiments/**/*.py")])
+LIBRARY = sorted(ROOT.glob("cxjax/**/*.py"))
+SOURCES = sorted([*LIBRARY, *ROOT.glob("experiments/**/*.py")])
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -129,6 +131,7 @@ def test_the_public_names_are_the_contract():
 
 # Parts that others are made of: there a name, types and one line are enough.
 INTERNAL = ("cxjax.similarity", "cxjax.losses.arguments", "cxjax.training.records")
+INTERNAL += ("cxjax.training.logs", "cxjax.training.processes")
 
 
 def _documented():
@@ -219,12 +222,29 @@ class C(NamedTuple):
     assert _missing(kind) == ["field"]
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if "cxjax/" in str(path)], ids=str)
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
 def test_names_in_docstrings_exist(path):
     for name in re.findall(r"`(cxjax(?:\.\w+)+)`", path.read_text()):
         module, _, attribute = name.rpartition(".")
         found = importlib.import_module(module)
         assert hasattr(found, attribute) or importlib.import_module(name), f"{path} names {name}"
+
+
+def _options_named(source):
+    """Command-line options in the strings of a module, docstrings among them."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"(?<![-\w])--[a-z][\w-]*", node.value)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
+def test_the_library_names_no_option_of_a_command_line(path):
+    assert not list(_options_named(path.read_text()))
+
+
+def test_an_option_in_a_message_is_seen():
+    source = 'raise ValueError(f"{x} -- too many; --steps {n} is fewer" "or --every")'
+    assert list(_options_named(source)) == ["--steps", "--every"]
 
 
 LOSSES = [name for name in PUBLIC if name not in ("load_vgg", "make_train_step")]

@@ -67,7 +67,7 @@ def test_layers_patches_and_pixels_lie_in_one_system():
 def test_sampled_points_keep_their_coordinates_and_never_repeat(key, wrap):
     x = points.flatten(own_positions((11, 6)))
     y = points.flatten(own_positions((11, 6)) + 100)
-    x, y = wrap(functools.partial(points.sample, count=40))(key, x, y)
+    x, y = wrap(functools.partial(points.sample_pair, count=40))(key, x, y)
     assert x.points.shape == y.positions.shape == (40, 2)
     np.testing.assert_array_equal(x.points, x.positions)
     np.testing.assert_array_equal(y.points - 100, y.positions)
@@ -85,7 +85,7 @@ def test_sampled_points_keep_their_coordinates_and_never_repeat(key, wrap):
 )
 def test_both_sets_come_down_to_the_same_number(key, n, m, count, kept):
     x, y = np.arange(n, dtype=np.float32)[:, None], np.arange(m, dtype=np.float32)[:, None]
-    for given, found in zip((x, y), points.sample(key, x, y, count=count), strict=True):
+    for given, found in zip((x, y), points.sample_pair(key, x, y, count=count), strict=True):
         assert found.shape == (kept, 1)
         assert len(np.unique(found)) == kept
         if len(given) == kept:  # nothing is drawn, and the order stays
@@ -96,14 +96,14 @@ def test_both_sets_come_down_to_the_same_number(key, n, m, count, kept):
 
 def test_by_default_the_authors_number_is_drawn(key):
     x = jnp.arange(66 * 65.0)[:, None]
-    assert points.sample(key, x, x)[0].shape == (4225, 1)
-    np.testing.assert_array_equal(points.sample(key, x[:4225], x[:4225])[0], x[:4225])
+    assert points.sample_pair(key, x, x)[0].shape == (4225, 1)
+    np.testing.assert_array_equal(points.sample_pair(key, x[:4225], x[:4225])[0], x[:4225])
 
 
 def test_every_point_is_as_likely(key):
     x, y = jnp.arange(12.0)[:, None], jnp.arange(9.0)[:, None]
     keys = jax.random.split(key, 1000)
-    found = jax.vmap(lambda key: points.sample(key, x, y, count=4))(keys)
+    found = jax.vmap(lambda key: points.sample_pair(key, x, y, count=4))(keys)
     for drawn, n in zip(found, (12, 9), strict=True):
         counts = np.bincount(np.asarray(drawn).astype(int).ravel(), minlength=n)
         deviation = np.sqrt(1000 * 4 / n * (1 - 4 / n))
@@ -115,7 +115,7 @@ def test_every_point_is_as_likely(key):
 
 def test_the_key_decides_alone(key):
     x = points.flatten(own_positions((9, 8)))
-    draw = functools.partial(points.sample, x=x, y=x, count=20)
+    draw = functools.partial(points.sample_pair, x=x, y=x, count=20)
     for first, second in zip(jax.tree.leaves(draw(key)), jax.tree.leaves(draw(key)), strict=True):
         np.testing.assert_array_equal(first, second)
     other = draw(jax.random.fold_in(key, 1))[0].positions
@@ -125,7 +125,7 @@ def test_the_key_decides_alone(key):
 def test_vmap_draws_for_each_example_with_its_key(key):
     keys = jax.random.split(key, 3)
     maps = jax.random.normal(key, (3, 4, 5, 2))
-    draw = lambda key, x: points.sample(key, points.flatten(x), points.flatten(-x), count=7)
+    draw = lambda key, x: points.sample_pair(key, points.flatten(x), points.flatten(-x), count=7)
     x, y = jax.vmap(draw)(keys, maps)
     np.testing.assert_array_equal(x.points, -y.points)
     for i in range(3):
@@ -133,12 +133,23 @@ def test_vmap_draws_for_each_example_with_its_key(key):
     assert not np.array_equal(x.positions[0], x.positions[1])
 
 
+def test_one_set_is_drawn_from_as_the_first_of_a_pair(key):
+    x = points.flatten(own_positions((9, 8)))
+    drawn, pair = points.sample(key, x, count=20), points.sample_pair(key, x, x, count=20)
+    np.testing.assert_array_equal(drawn.points, drawn.positions)
+    np.testing.assert_array_equal(drawn.positions, pair[0].positions)
+    assert not np.array_equal(points.sample(jax.random.key(1), x, count=20).points, drawn.points)
+    for count in (72, 100, 4225):  # nothing is drawn, and the order stays
+        np.testing.assert_array_equal(points.sample(key, x, count=count).points, x.points)
+    assert points.sample(key, jnp.zeros((66 * 65, 1))).shape == (4225, 1)
+
+
 def test_masks_are_drawn_along_and_gradients_reach_the_drawn_alone(key):
     x, mask = jnp.arange(10.0)[:, None], jnp.arange(10) % 3 == 0
-    (drawn, drawn_mask), bare = points.sample(key, (x, mask), x, count=4)
+    (drawn, drawn_mask), bare = points.sample_pair(key, (x, mask), x, count=4)
     np.testing.assert_array_equal(drawn_mask, np.asarray(drawn[:, 0]) % 3 == 0)
     np.testing.assert_array_equal(drawn, bare)
-    gradient = jax.grad(lambda x: points.sample(key, x, x, count=4)[0].sum())(x)
+    gradient = jax.grad(lambda x: points.sample_pair(key, x, x, count=4)[0].sum())(x)
     np.testing.assert_array_equal(
         gradient[:, 0], np.isin(np.arange(10), np.asarray(drawn)).astype(np.float32)
     )
@@ -294,8 +305,14 @@ KEY = jax.random.key(0)
     ("call", "message"),
     [
         (lambda: points.grid_positions(()), r"cells along each axis.*got \(\)"),
-        (lambda: points.grid_positions((3, 0)), r"each at least 1; got \(3, 0\)"),
-        (lambda: points.grid_positions((3, 2.0)), r"each at least 1; got \(3, 2\.0\)"),
+        (
+            lambda: points.grid_positions((3, 0)),
+            "each axis of shape must be a positive integer; got 0",
+        ),
+        (
+            lambda: points.grid_positions((3, 2.0)),
+            r"each axis of shape must be a positive integer; got 2\.0",
+        ),
         (lambda: points.grid_positions((3, 2), cell_size=0), "cell_size must be positive; got 0"),
         (lambda: points.grid_positions((3, 2), cell_size=(1, 2, 3)), "one for each of the 2 axes"),
         (lambda: points.grid_positions((3, 2), offset=(1,)), "offset must be a number, or one for"),
@@ -303,16 +320,27 @@ KEY = jax.random.key(0)
         (lambda: points.flatten(jnp.ones((1, 2, 2, 2, 3))), r"got shape \(1, 2, 2, 2, 3\).*vmap"),
         (lambda: points.flatten(jnp.ones((0, 2, 3))), r"not be empty; got shape \(0, 2, 3\)"),
         (lambda: points.flatten(jnp.ones((2, 2, 3), int)), r"floating-point; got int32.*/ 255"),
-        (lambda: points.sample(KEY, jnp.ones((3, 2)), jnp.ones((3, 2)), count=0), "count.*got 0"),
-        (lambda: points.sample(KEY, jnp.ones((3, 2)), jnp.ones((3, 2)), count=True), "got True"),
-        (lambda: points.sample(KEY, jnp.ones((3, 2)), jnp.ones((3, 2)), count=2.0), "got 2.0"),
-        (lambda: points.sample(KEY, jnp.ones((3, 2, 4)), jnp.ones((6, 4))), "x must.*flatten"),
-        (lambda: points.sample(KEY, jnp.ones((3, 2)), jnp.ones((0, 2))), r"y must.*got \(0, 2\)"),
+        (lambda: points.sample(KEY, jnp.ones((3, 2)), count=None), "positive integer; got None"),
+        (lambda: points.sample(KEY, jnp.ones((3, 2, 4))), "x must.*flatten"),
         (
-            lambda: points.sample(KEY, (jnp.ones((3, 2)), jnp.ones(4)), jnp.ones((3, 2))),
+            lambda: points.sample_pair(KEY, jnp.ones((3, 2)), jnp.ones((3, 2)), count=0),
+            "count.*got 0",
+        ),
+        (
+            lambda: points.sample_pair(KEY, jnp.ones((3, 2)), jnp.ones((3, 2)), count=True),
+            "got True",
+        ),
+        (lambda: points.sample_pair(KEY, jnp.ones((3, 2)), jnp.ones((3, 2)), count=2.0), "got 2.0"),
+        (lambda: points.sample_pair(KEY, jnp.ones((3, 2, 4)), jnp.ones((6, 4))), "x must.*flatten"),
+        (
+            lambda: points.sample_pair(KEY, jnp.ones((3, 2)), jnp.ones((0, 2))),
+            r"y must.*got \(0, 2\)",
+        ),
+        (
+            lambda: points.sample_pair(KEY, (jnp.ones((3, 2)), jnp.ones(4)), jnp.ones((3, 2))),
             r"one row per point; got \(3, 2\), \(4,\)",
         ),
-        (lambda: points.sample(KEY, (), jnp.ones((3, 2))), "x must hold.*got nothing"),
+        (lambda: points.sample_pair(KEY, (), jnp.ones((3, 2))), "x must hold.*got nothing"),
         (lambda: points.patches(jnp.ones((4, 9, 3)), size=5), r"\(4, 9, 3\).*at most 4"),
         (lambda: points.patches(jnp.ones((9, 4, 3)), size=5), r"\(9, 4, 3\).*at most 4"),
         (lambda: points.patches(jnp.ones((9, 9)), size=5), r"must be \(h, w, c\).*\(9, 9\)"),

@@ -109,7 +109,7 @@ def test_the_generator_of_ones_own_is_trained_and_resumed(tmp_path, monkeypatch)
     images.write_image(Path("new.jpg"), pictures[0])
     exec(example("load_state").replace("resnet.small()", "SMALL"), {"SMALL": small["model"]})
     assert images.read_image("new.png").shape == (192, 250, 3)
-    assert {"style", "content", "palette"} <= set(lines[-1])
+    assert {"loss/style", "loss/content", "loss/palette"} <= set(lines[-1])
 
 
 def test_the_ports_have_the_values_of_what_they_are_ported_from():

@@ -4,14 +4,13 @@ import colorsys
 import math
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image, ImageDraw
 
 from cxjax.data.images import Picture, strip
-
-AnyArray = jax.Array | np.ndarray
+from cxjax.options import check_integer
+from cxjax.types import AnyArray
 
 _SUPERSAMPLING = 4  # lines are drawn so many times as large, then averaged
 _SHAFT_OPACITY = 0.75
@@ -157,9 +156,11 @@ def _check_arrays(x, y, x_positions, y_positions, index, similarity) -> None:
             raise ValueError(f"{name} must be an image (h, w, 3); got shape {image.shape}")
         if not np.issubdtype(image.dtype, np.floating):
             raise ValueError(f"{name} must be floating, in [0, 1]; got {image.dtype}")
-    for name, found in (("x_positions", x_positions), ("y_positions", y_positions)):
-        if found.ndim != 2 or found.shape[1] != 2:
-            raise ValueError(f"{name} must be rows and columns, (n, 2); got shape {found.shape}")
+    for name, positions in (("x_positions", x_positions), ("y_positions", y_positions)):
+        if positions.ndim != 2 or positions.shape[1] != 2:
+            raise ValueError(
+                f"{name} must be rows and columns, (n, 2); got shape {positions.shape}"
+            )
     expected = y_positions.shape[:1]
     if index.shape != expected or similarity.shape != expected:
         raise ValueError(
@@ -178,8 +179,8 @@ def _check_arrays(x, y, x_positions, y_positions, index, similarity) -> None:
 
 
 def _check_options(strongest: Any, apart: float, gap: int, line_width: float) -> None:
-    if strongest is not None and not (hasattr(strongest, "__index__") and strongest >= 1):
-        raise ValueError(f"strongest must be a positive integer, or None for all; got {strongest}")
+    if strongest is not None:
+        check_integer("strongest", strongest, more=", or None for all")
     if not (apart >= 0 and gap >= 0):
         raise ValueError(f"apart and gap must not be negative; got {apart} and {gap}")
     if not 0 < line_width < math.inf:

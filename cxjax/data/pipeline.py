@@ -1,47 +1,19 @@
 """Batches of a source: shuffled, cropped, flipped, prefetched, and the same for the same seed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
+from cxjax.data.images import as_float, resize_shorter
 from cxjax.data.sources import Source, to_rgb
-from cxjax.options import check_option
+from cxjax.options import check_integer, check_option
+from cxjax.types import Batches
 
 Element = dict[str, Any]
 Batch = dict[str, np.ndarray]
 Transform = Callable[[Element, np.random.Generator], Element]
 Crop = Literal["random", "centre"]
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """An iterator of batches that tells where it is and can be put there."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Itself."""
-        ...
-
-    def __next__(self) -> Batch:
-        """The next batch."""
-        ...
-
-    def get_state(self) -> Any:
-        """Where it is.
-
-        Returns:
-          A dict that JSON can hold.
-        """
-        ...
-
-    def set_state(self, state: Any) -> None:
-        """Goes on from a place.
-
-        Args:
-          state: What `get_state` returned.
-        """
-        ...
 
 
 def batches(
@@ -68,8 +40,10 @@ def batches(
     What is drawn for an example depends on the seed and on its position in this stream, not on the
     number of processes: those together get the batches that one alone would.
 
-    An example's images are its `"image"` and whatever else is uint8 `(h, w, c)`. All of one example
-    are cropped and flipped alike, so they must be of one size.
+    An example's images are its `"image"` and every other array `(h, w, c)` of at most four
+    channels. All images of an example are scaled, cropped and flipped alike, so they must be of one
+    size; what is no image is best nested in a dict. Integers are divided by the largest value of
+    their type, as in `cxjax.data.images.as_float`.
 
     Args:
       source: Images, or dicts with an `"image"`, by number.
@@ -82,11 +56,11 @@ def batches(
       transform: Called last with each example, whose images are float32 in [0, 1], and a generator
         of its own; returns the example to take instead. It runs in several threads.
       shuffle: Shuffle; `False` keeps the source's order.
-      repeat: Go on for ever; `False` stops after one epoch.
+      repeat: Repeat the source for ever; `False` stops after one epoch.
       drop_remainder: Without `repeat`, leave out a last batch that is smaller.
       process_index: Number of this process.
-      process_count: How many processes share each batch, of which each gets every so-manieth
-        example; it must divide `batch_size`.
+      process_count: Number of processes that share each batch; it must divide `batch_size`. Each
+        receives every `process_count`-th example.
       threads: Threads that read and decode; 0 for none.
       prefetch: Batches to hold ready.
 
@@ -98,7 +72,9 @@ def batches(
     Raises:
       ImportError: If grain is missing.
       ValueError: At once, if sizes and counts do not fit one another or the first example; while
-        iterating, if an example does not fit, naming it. What the source raises comes as it is.
+        iterating, if an example does not fit, or has an image in floating point with values outside
+        [0, 1] or negative integers; the message has the example's number in the
+        source. What the source raises comes as it is.
     """
     check_option("crop", crop, Crop)
     count = len(source)
@@ -107,11 +83,11 @@ def batches(
         raise ValueError(f"seed must be in [0, 2^32), not {seed}")
     prepare = _Prepare(size, shorter_side, crop, flip, transform)
     prepare.check(source[0])
+    examples: Any = _Numbered(source)  # grain's protocol wants a parameter named `index`
     try:
         import grain
     except ImportError as error:
         raise ImportError('batches need grain: pip install "cxjax[data]"') from error
-    examples: Any = source  # grain's protocol wants a parameter named `index`
     stream = grain.MapDataset.source(examples).seed(seed)
     if shuffle:
         stream = stream.shuffle()
@@ -151,9 +127,27 @@ def _check_counts(
         raise ValueError("several processes cannot share a smaller last batch; drop_remainder=True")
 
 
-def _with_index(index: int, element: Any) -> Element:
+class _Numbered:
+    """A source whose items tell their number, for messages: in the stream they are shuffled."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int, /) -> tuple[int, Any]:
+        return index, self._source[index]
+
+
+def _with_index(index: int, numbered: tuple[int, Any]) -> tuple[int, Element]:
+    number, element = numbered
     element = dict(element) if isinstance(element, Mapping) else {"image": element}
-    return element | {"index": index}
+    return number, element | {"index": index}
+
+
+def _name(number: int, element: Element) -> str:
+    return f"example {number}" + (f" ({element['id']})" if "id" in element else "")
 
 
 class _Prepare:
@@ -169,8 +163,8 @@ class _Prepare:
     ) -> None:
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise ValueError(f"size is a height and a width of at least 1, not {size}")
-        if shorter_side is not None and shorter_side < 1:
-            raise ValueError(f"shorter_side must be at least 1, not {shorter_side}")
+        if shorter_side is not None:
+            check_integer("shorter_side", shorter_side, more=" or None")
         if size is not None and shorter_side is not None and shorter_side < min(size):
             raise ValueError(f"no part of {size} fits into images of shorter_side={shorter_side}")
         self._size, self._shorter_side, self._crop = size, shorter_side, crop
@@ -178,69 +172,57 @@ class _Prepare:
 
     def check(self, element: Any) -> None:
         """Tries the first example, without `transform`, so that a misfit shows at once."""
-        self._window(self._images(_with_index(0, element)), np.random.default_rng(0), "first")
+        _, element = _with_index(0, (0, element))
+        name = _name(0, element)
+        self._window(self._images(element, name), np.random.default_rng(0), name)
 
-    def __call__(self, element: Element, generator: np.random.Generator) -> Element:
-        images = self._images(element)
-        name = element.get("id", element["index"])
+    def __call__(self, numbered: tuple[int, Element], generator: np.random.Generator) -> Element:
+        number, element = numbered
+        name = _name(number, element)
+        images = self._images(element, name)
         window, mirrored = self._window(images, generator, name)
-        result = element | {key: _to_float(image[window]) for key, image in images.items()}
+        result = element | {key: as_float(image[window]) for key, image in images.items()}
         if mirrored:
             result |= {key: result[key][:, ::-1] for key in images}
         return self._transform(result, generator) if self._transform else result
 
-    def _images(self, element: Element) -> dict[str, np.ndarray]:
-        images = {
-            key: to_rgb(value)
-            for key, value in element.items()
-            if key == "image" or (getattr(value, "ndim", 0) == 3 and value.dtype == np.uint8)
-        }
+    def _images(self, element: Element, name: str) -> dict[str, np.ndarray]:
+        images = {}
+        for key, value in element.items():
+            if key == "image" or (getattr(value, "ndim", 0) == 3 and value.shape[2] <= 4):
+                try:
+                    images[key] = to_rgb(value)
+                except ValueError as error:
+                    raise ValueError(f"{key!r} of {name}: {error}") from error
         if self._shorter_side is not None:
-            images = {key: _resize(image, self._shorter_side) for key, image in images.items()}
+            images = {
+                key: resize_shorter(image, shorter_side=self._shorter_side)
+                for key, image in images.items()
+            }
         return images
 
     def _window(
-        self, images: dict[str, np.ndarray], generator: np.random.Generator, name: object
+        self, images: dict[str, np.ndarray], generator: np.random.Generator, name: str
     ) -> tuple[tuple[slice, slice], bool]:
         """The part to crop and whether to flip; draws the same numbers whatever the options."""
         where, mirrored = generator.random(2), generator.random() < 0.5
         shapes = {image.shape[:2] for image in images.values()}
         if len(shapes) > 1:
             sizes = ", ".join(f"{key} {image.shape[:2]}" for key, image in images.items())
-            raise ValueError(f"the images of example {name} differ in size: {sizes}")
+            raise ValueError(f"the images of {name} differ in size: {sizes}")
         if not shapes and (self._size or self._shorter_side or self._flip):
-            raise ValueError(f"example {name} has no image to crop or flip")
+            raise ValueError(f"{name} has no image to crop or flip")
         height, width = shapes.pop() if shapes else (0, 0)
         h, w = self._size or (height, width)
         if h > height or w > width:
             raise ValueError(
-                f"a part of {h} x {w} does not fit into the image of example {name}, which is "
+                f"a part of {h} x {w} does not fit into the image of {name}, which is "
                 f"{height} x {width}; take a smaller size, or scale it up by shorter_side="
             )
         if self._crop == "centre":
             where = np.array([0.5, 0.5])
         top, left = int(where[0] * (height - h + 1)), int(where[1] * (width - w + 1))
         return (slice(top, top + h), slice(left, left + w)), self._flip and mirrored
-
-
-def _to_float(image: np.ndarray) -> np.ndarray:
-    if image.dtype == np.uint8:
-        return image.astype(np.float32) / 255
-    return np.asarray(image, np.float32)
-
-
-def _resize(image: np.ndarray, shorter_side: int) -> np.ndarray:
-    """Scales without aliasing; a floating-point image channel by channel, as Pillow must."""
-    height, width = image.shape[:2]
-    scale = shorter_side / min(height, width)
-    shape = (round(width * scale), round(height * scale))
-    if shape == (width, height):
-        return image
-    if image.dtype == np.uint8:
-        return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.LANCZOS))
-    channels = [Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(image, 2, 0)]
-    scaled = [channel.resize(shape, Image.Resampling.LANCZOS) for channel in channels]
-    return np.clip(np.stack([np.asarray(channel) for channel in scaled], axis=2), 0, 1)
 
 
 def _stack(elements: Sequence[Element]) -> Batch:

@@ -1,7 +1,7 @@
 """Sources of images: folders, videos, arrays.
 
-A source is anything with a length whose items are images or dicts with an `"image"`: uint8 in 0 to
-255 or floating point in [0, 1].
+A source is anything with a length whose items are images or dicts with an `"image"`: integers over
+the range of their type, such as uint8 in 0 to 255, or floating point in [0, 1].
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from cxjax.data.images import APPLE, read_image
+from cxjax.data.images import APPLE, as_float, read_image
 from cxjax.data.video import iterate_video
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class VideoFrames:
         """Reads the frames.
 
         Args:
-          path: A film or an animation, as in `cxjax.data.video.read_video`.
+          path: A video, as in `cxjax.data.video.read_video`.
           start: First frame to keep.
           stop: Frame to stop before; `None` for the end.
           every: Keep one frame out of so many.
@@ -118,7 +118,7 @@ class VideoFrames:
 
         Raises:
           FileNotFoundError: If there is no such file.
-          ImportError: If it is a film and imageio-ffmpeg is missing.
+          ImportError: If FFmpeg is to read it and imageio-ffmpeg is missing.
           ValueError: If it is no video, is damaged, has no such frame, or too many.
         """
         self._frames: list[np.ndarray] = []
@@ -128,8 +128,7 @@ class VideoFrames:
                 raise ValueError(
                     f"{path} has more than {len(self._frames)} frames of {frame.shape[1]} x "
                     f"{frame.shape[0]} pixels, which fill {max_bytes / 2**20:.4g} MiB; choose some "
-                    "by VideoFrames(path, start=, stop=, every=), on the command line of the "
-                    "animation by --start, --stop and --every"
+                    "by start=, stop= and every=, or raise max_bytes="
                 )
             self._frames.append(frame)
         if not self._frames:
@@ -146,26 +145,28 @@ class VideoFrames:
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """Makes three channels of one, two or four; transparent parts show white.
+    """Makes RGB of an image of one to four channels and any type; transparent parts show white.
 
     Args:
-      image: `(h, w)` or `(h, w, c)`: grey, grey and alpha, RGB, or RGB and alpha; uint8 in 0 to 255
-        or floating point in [0, 1].
+      image: `(h, w)` or `(h, w, c)`: grey, grey and alpha, RGB, or RGB and alpha; of any type that
+        `cxjax.data.images.as_float` takes.
 
     Returns:
-      The image, `(h, w, 3)`, of the same dtype.
+      The image, `(h, w, 3)`: of uint8 as uint8, of all other types as float32 in [0, 1].
 
     Raises:
-      ValueError: If it has another shape.
+      ValueError: If it has another shape or is empty; and as `cxjax.data.images.as_float`.
     """
     image = np.asarray(image)
     if image.ndim == 2:
         image = image[:, :, None]
-    if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4):
+    if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4) or image.size == 0:
         raise ValueError(f"an image is (h, w) or (h, w, c) with c of 1 to 4, not {image.shape}")
+    white = 255.0
+    if image.dtype != np.uint8:
+        image, white = as_float(image), 1.0
     if image.shape[-1] in (2, 4):
-        top = 255.0 if image.dtype == np.uint8 else 1.0
-        alpha = image[..., -1:].astype(np.float32) / top
-        shown = image[..., :-1].astype(np.float32) * alpha + top * (1 - alpha)
+        alpha = image[..., -1:].astype(np.float32) / white
+        shown = image[..., :-1].astype(np.float32) * alpha + white * (1 - alpha)
         image = (shown.round() if image.dtype == np.uint8 else shown).astype(image.dtype)
     return image if image.shape[-1] == 3 else np.repeat(image, 3, axis=2)

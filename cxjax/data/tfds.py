@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cxjax.data.pipeline import batches as batches
 from cxjax.data.sources import ImageFolder, Source, VideoFrames, to_rgb
 from cxjax.data.video import check_selection
 
@@ -46,7 +45,7 @@ def open_source(
 
     Raises:
       ImportError: If what is needed is not installed, or the set is not prepared and preparing it
-        needs TensorFlow. The message has the command.
+        needs TensorFlow. The message says how.
       ValueError: If there is neither such a file nor such a set, the set has no such split or
         feature, none of the items asked for, or a file is damaged.
     """
@@ -101,7 +100,7 @@ def _open_set(
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":
             raise
-        raise ImportError(f"{name}: {_needs_tensorflow(name, data_dir)}") from error
+        raise ImportError(f"{name}: {_how_to_prepare(name, data_dir)}") from error
     except (AssertionError, ValueError) as error:  # of its configuration, of its version
         base = re.split("[/:]", name)[0]
         builder_type = tfds.builder_cls(base)
@@ -115,7 +114,7 @@ def _open_set(
         if not getattr(builder, "prepares_without_tensorflow", False):
             where = builder.data_path
             config = f"/{builder.builder_config.name}" if builder.builder_config else ""
-            advice = _needs_tensorflow(f"{builder.name}{config}", data_dir)
+            advice = _how_to_prepare(f"{builder.name}{config}", data_dir)
             raise ImportError(f"{name} is not in {where}: {advice}")
         prepare(builder)
         rows = _rows(builder, name, split)
@@ -187,11 +186,12 @@ def _image_features(name: str, features: Any, image: str | None) -> tuple[str, l
     return image, [key for key in images if key != image]
 
 
-def _needs_tensorflow(name: str, data_dir: str | os.PathLike[str] | None) -> str:
-    where = f" --data_dir={os.fspath(data_dir)}" if data_dir else ""
+def _how_to_prepare(name: str, data_dir: str | os.PathLike[str] | None) -> str:
+    where = f", data_dir={os.fspath(data_dir)!r}" if data_dir else ""
     return (
         'preparing it needs TensorFlow, and reading does not: pip install "cxjax[tf]", then, once, '
-        f"tfds build {name} --file_format=array_record{where}"
+        f"tensorflow_datasets.builder({name!r}{where}, file_format='array_record')"
+        ".download_and_prepare()"
     )
 
 

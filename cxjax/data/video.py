@@ -1,4 +1,4 @@
-"""Moving pictures as arrays: films by FFmpeg, animated GIF, WebP and PNG by Pillow.
+"""Videos as arrays: animated GIF, WebP and PNG by Pillow, all others by FFmpeg.
 
 A video is a float32 NumPy array `(t, h, w, 3)`, RGB with values in [0, 1].
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num, UInt8
 
 try:
     from PIL import Image, UnidentifiedImageError
 except ImportError as error:
     raise ImportError('cxjax.data.video needs Pillow: pip install "cxjax[images]"') from error
 
-from cxjax.data.images import Picture, on_white
+from cxjax.data.images import Pixels, on_white, to_bytes
 
 Video = Float[np.ndarray, "_ _ _ 3"]  # time, height, width, RGB
 Frame = UInt8[np.ndarray, "_ _ 3"]  # height, width, RGB
@@ -38,11 +38,11 @@ def read_video(
     every: int = 1,
     max_bytes: int = 2**31,
 ) -> Video:
-    """Reads the frames of a film or of an animated picture.
+    """Reads the frames of a video.
 
     Args:
-      path: A film of any kind that FFmpeg knows, or a GIF, WebP or PNG file; of a still picture
-        the one frame is read. Transparent parts show white.
+      path: A video of any kind that FFmpeg knows, or a GIF, WebP or PNG file; a still picture is
+        one frame. Transparent parts show white.
       start: First frame to keep, counted from 0.
       stop: Frame to stop before; `None` for the end.
       every: Keep one frame out of so many.
@@ -53,7 +53,7 @@ def read_video(
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ImportError: If it is a film and imageio-ffmpeg is missing.
+      ImportError: If FFmpeg is to read it and imageio-ffmpeg is missing.
       ValueError: If the file is no video, is damaged, has none of the frames asked for, has frames
         of differing sizes, or too many frames for `max_bytes`.
     """
@@ -79,7 +79,7 @@ def read_video(
 def iterate_video(
     path: str | os.PathLike[str], *, start: int = 0, stop: int | None = None, every: int = 1
 ) -> Iterator[Frame]:
-    """Yields the frames one by one, as bytes, so that a long film need not fit into memory.
+    """Yields the frames one by one, as bytes, so that a long video need not fit into memory.
 
     Args:
       path: As in `read_video`.
@@ -92,7 +92,7 @@ def iterate_video(
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ImportError: If it is a film and imageio-ffmpeg is missing.
+      ImportError: If FFmpeg is to read it and imageio-ffmpeg is missing.
       ValueError: If the file is no video or is damaged, or the selection makes no sense.
     """
     check_selection(start, stop, every)
@@ -101,7 +101,7 @@ def iterate_video(
         raise FileNotFoundError(f"there is no video {path}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a video file")
-    frames = _animation(path) if _is_animation(path) else _film(path)
+    frames = _frames_by_pillow(path) if _is_animation(path) else _frames_by_ffmpeg(path)
     return itertools.islice(frames, start, stop, every)
 
 
@@ -132,7 +132,7 @@ def frame_rate(path: str | os.PathLike[str]) -> float:
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ImportError: If it is a film and imageio-ffmpeg is missing.
+      ImportError: If FFmpeg is to read it and imageio-ffmpeg is missing.
       ValueError: If the file is no video or does not tell.
     """
     path = Path(path)
@@ -141,18 +141,18 @@ def frame_rate(path: str | os.PathLike[str]) -> float:
     if _is_animation(path):
         milliseconds = [duration for _, duration in _pictures(path)]
         return 1000 * len(milliseconds) / sum(milliseconds) if sum(milliseconds) else 0.0
-    told = subprocess.run(
+    output = subprocess.run(
         [_ffmpeg(), "-nostdin", "-hide_banner", "-i", f"file:{path}"], capture_output=True
     ).stderr.decode(errors="replace")
-    found = re.search(r"Video:.*?([\d.]+)(k?) fps", told)  # 1000 is told as 1k
-    if found is None:
+    rate = re.search(r"Video:.*?([\d.]+)(k?) fps", output)  # it writes 1000 as 1k
+    if rate is None:
         raise ValueError(f"{path} is not a video, or does not tell its frames per second")
-    return float(found[1]) * (1000 if found[2] else 1)
+    return float(rate[1]) * (1000 if rate[2] else 1)
 
 
 def write_video(
     path: str | os.PathLike[str],
-    frames: Video | Iterable[Picture],
+    frames: Num[np.ndarray, "_ _ _ 3"] | Iterable[Pixels],
     *,
     frames_per_second: float | int,
     quality: int = 80,
@@ -162,9 +162,10 @@ def write_video(
     Args:
       path: File to write: `.mp4` (H.264; an odd height or width gets its last row or column
         twice, which H.264 needs), `.webp` or `.gif`.
-      frames: Frames, `(t, h, w, 3)`, RGB; values outside [0, 1] are clipped. Or an iterator of
-        frames `(h, w, 3)`, which of an `.mp4` are taken and written one by one, so that a long film
-        need not fit into memory; of the others they are held, a byte a value.
+      frames: Frames, `(t, h, w, 3)`, RGB: floating point, clipped to [0, 1], or integers by the
+        range of their type. Or an iterator of frames `(h, w, 3)`: an `.mp4` takes and writes them
+        one by one, so that a long video need not fit into memory; the other formats hold them, a
+        byte a value.
       frames_per_second: Rate to show them at. A GIF keeps hundredths of a second, at least
         one, a WebP thousandths; equal frames that follow one another may be stored as one that
         lasts longer.
@@ -173,7 +174,8 @@ def write_video(
     Raises:
       ImportError: If it is an `.mp4` and imageio-ffmpeg is missing.
       ValueError: If the name ends in none of these, there are no frames or frames of differing
-        sizes, or the rate or the quality is out of range.
+        sizes, or the rate or the quality is out of range; and as `cxjax.data.images.as_float` for
+        integers.
       OSError: If it cannot be written.
     """
     path = Path(path)
@@ -194,7 +196,7 @@ def write_video(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         unfinished = Path(folder) / f"video{suffix}"
         if suffix == ".mp4":
-            _write_film(unfinished, pixels, first.shape, frames_per_second, quality)
+            _write_mp4(unfinished, pixels, first.shape, frames_per_second, quality)
         else:
             shortest = 10 if suffix == ".gif" else 1  # milliseconds; 0 would say nothing
             start, *rest = (Image.fromarray(frame) for frame in pixels)
@@ -232,7 +234,7 @@ def _pictures(path: Path) -> Iterator[tuple[Image.Image, float]]:
         raise ValueError(f"cannot read the animation {path}: {error}") from error
 
 
-def _animation(path: Path) -> Iterator[Frame]:
+def _frames_by_pillow(path: Path) -> Iterator[Frame]:
     for picture, _ in _pictures(path):
         yield np.asarray(on_white(picture))
 
@@ -242,7 +244,7 @@ def _ffmpeg() -> str:
     try:
         import imageio_ffmpeg
     except ImportError as error:
-        raise ImportError('films need imageio-ffmpeg: pip install "cxjax[images]"') from error
+        raise ImportError('videos need imageio-ffmpeg: pip install "cxjax[images]"') from error
     try:
         return imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
@@ -252,7 +254,7 @@ def _ffmpeg() -> str:
         ) from error
 
 
-def _film(path: Path) -> Iterator[Frame]:
+def _frames_by_ffmpeg(path: Path) -> Iterator[Frame]:
     """Frames as FFmpeg gives them in PPM: each tells its size, and none is doubled for a clock."""
     command = [_ffmpeg(), "-nostdin", "-v", "error", "-xerror", "-i", f"file:{path}", "-an"]
     command += ["-fps_mode", "passthrough", "-f", "image2pipe"]
@@ -292,16 +294,16 @@ def _read_ppm(stream: IO[bytes]) -> Frame | None:
 def _as_bytes(frames: Iterable[Any]) -> Iterator[Frame]:
     size = None
     for frame in frames:
-        frame = np.asarray(frame, np.float32)
+        frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame is (h, w, 3), none of them 0, not {frame.shape}")
         if size not in (None, frame.shape):
             raise ValueError(f"frames of a video must be of one size; got {size} and {frame.shape}")
         size = frame.shape
-        yield (np.clip(frame, 0, 1) * 255).round().astype(np.uint8)
+        yield to_bytes(frame)
 
 
-def _write_film(
+def _write_mp4(
     path: Path, pixels: Iterable[Frame], shape: Sequence[int], rate: float | int, quality: int
 ) -> None:
     height, width = (side + side % 2 for side in shape[:2])

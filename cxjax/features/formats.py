@@ -109,8 +109,8 @@ def _matlab_keys(network: Network, _: Collection[str]) -> dict[str, tuple[str, s
     return {name: (f"{name} weights", f"{name} biases") for name in convolution_shapes(network)}
 
 
-def _keras_keys(network: Network, found: Collection[str]) -> dict[str, tuple[str, str]]:
-    newer = any(key.endswith("/kernel:0") for key in found)  # since Keras 2
+def _keras_keys(network: Network, entries: Collection[str]) -> dict[str, tuple[str, str]]:
+    newer = any(key.endswith("/kernel:0") for key in entries)  # since Keras 2
     kernel, bias = ("/kernel:0", "/bias:0") if newer else ("_W_1:0", "_b_1:0")
     keys = {}
     for name in convolution_shapes(network):
@@ -124,18 +124,18 @@ def _check_keys(
 ) -> dict[str, tuple[str, str]]:
     """The file's keys; refuses a file of the other network, and one that lacks something."""
     keys = kind.keys(network, entries)
-    ours = [key for pair in keys.values() for key in pair]
+    own = [key for pair in keys.values() for key in pair]
     (other,) = (name for name in get_args(Network) if name != network)
-    theirs = [key for pair in kind.keys(other, entries).values() for key in pair]
-    only_ours = any(key in entries for key in ours if key not in theirs)
-    if all(key in entries for key in theirs) and not only_ours:
+    others = [key for pair in kind.keys(other, entries).values() for key in pair]
+    has_own = any(key in entries for key in own if key not in others)
+    if all(key in entries for key in others) and not has_own:
         raise ValueError(f"{path} holds the weights of {other}, not of {network}")
-    for key in ours:
+    for key in own:
         if key not in entries:
             some = ", ".join(list(entries)[:4]) or "nothing"
             raise ValueError(f"{path} has no {key!r}, which {network} needs; it holds {some}, ...")
-    for key in theirs:
-        if key in entries and key not in ours:  # else 19 layers would pass for 16
+    for key in others:
+        if key in entries and key not in own:  # else 19 layers would pass for 16
             raise ValueError(f"{path} holds {key!r} too, which {network} does not have")
     return keys
 

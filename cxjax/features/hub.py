@@ -77,18 +77,18 @@ class _HubFile:
         info = huggingface_hub.HfApi(self.endpoint).model_info(
             repository, files_metadata=True, timeout=_TIMEOUT
         )
-        found = next((s for s in info.siblings or () if s.rfilename == filename), None)
-        if found is None or found.lfs is None:
+        entry = next((s for s in info.siblings or () if s.rfilename == filename), None)
+        if entry is None or entry.lfs is None:
             raise LookupError(f"{repository} has no {filename} with a sha256")
         self.revision = info.sha
-        self.size: int = found.lfs.size
-        self.sha256: str = found.lfs.sha256
+        self.size: int = entry.lfs.size
+        self.sha256: str = entry.lfs.sha256
         self.url = huggingface_hub.hf_hub_url(
             repository, filename, revision=self.revision, endpoint=self.endpoint
         )
 
     def read(self, start: int, stop: int) -> bytes:
-        """Fetches bytes, and goes on where a broken connection left off."""
+        """Fetches bytes, and resumes where a broken connection left off."""
         from huggingface_hub.errors import HfHubHTTPError
 
         content = bytearray()
@@ -101,7 +101,7 @@ class _HubFile:
             except Exception as error:
                 if attempt == _ATTEMPTS - 1:
                     raise
-                _logger.warning("%s at byte %d; going on", error, start + len(content))
+                _logger.warning("%s at byte %d; resuming", error, start + len(content))
         if len(content) != stop - start:
             raise _WrongContentError(
                 f"{self.url} sent {len(content)} bytes instead of {stop - start}"

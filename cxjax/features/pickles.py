@@ -204,9 +204,9 @@ def _open_torch_legacy(path: Path) -> dict[str, Entry]:
     dtypes: dict[str, np.dtype] = {}
 
     def storage(pid: Any) -> _Storage:
-        found = _torch_storage(pid)
-        dtypes[found.key] = found.dtype
-        return found
+        part = _torch_storage(pid)
+        dtypes[part.key] = part.dtype
+        return part
 
     places: dict[str, tuple[int, int]] = {}
     with path.open("rb") as file, _reading(path, _TORCH):

@@ -46,10 +46,10 @@ def check_sha256(path: Path, expected: str, source: str) -> None:
       ValueError: If they differ.
     """
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(expected):
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if not actual.startswith(expected):
         raise ValueError(
-            f"{path} has sha256 {found[: len(expected)]}, but {source} says {expected}: "
+            f"{path} has sha256 {actual[: len(expected)]}, but {source} says {expected}: "
             "the file is damaged or another one; fetch it again"
         )
 
@@ -206,10 +206,10 @@ def open_matlab(path: Path) -> Iterator[Mapping[str, Entry]]:
         if "name" not in fields or "weights" not in fields:
             continue  # ReLU, pool, softmax
         name = str(layer["name"].ravel()[0])
-        for what, array in zip(("weights", "biases"), layer["weights"].ravel(), strict=False):
-            if what == "biases" and array.size in array.shape:
+        for kind, array in zip(("weights", "biases"), layer["weights"].ravel(), strict=False):
+            if kind == "biases" and array.size in array.shape:
                 array = array.ravel()  # 1 x out or out x 1
-            entries[f"{name} {what}"] = Entry(array.shape, lambda array=array: array)
+            entries[f"{name} {kind}"] = Entry(array.shape, lambda array=array: array)
     yield entries
 
 

@@ -13,10 +13,10 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from cxjax.options import check_images, check_option
+from cxjax.types import AnyArray
 
 Network = Literal["vgg16", "vgg19"]
 Pooling = Literal["max", "average", "l2"]
@@ -158,7 +158,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array | np.ndarray, "*b h w 3"], *, layers: Sequence[str] | None = None
+        self, images: Float[AnyArray, "*b h w 3"], *, layers: Sequence[str] | None = None
     ) -> dict[str, Float[Array, "..."]]:
         """Computes the features of the named layers, and nothing deeper than the deepest.
 
@@ -183,28 +183,28 @@ class VGG(nn.Module):
         _check_images(images, layers)
         last = max(map(_depth, layers))
         run = nn.remat(VGG._block, static_argnums=(2, 3)) if self.remat else VGG._block
-        found: dict[str, jax.Array] = {}
+        features: dict[str, jax.Array] = {}
         x = _normalize(jnp.asarray(images), self.statistics)
         stages = [name for name in _stages(self.network) if _depth(name) <= last]
         for _, block in itertools.groupby(stages, key=lambda name: _depth(name)[0]):
             x, of_block = run(self, x, tuple(block), frozenset(layers))
-            found |= of_block
-        return {name: found[name] for name in layers}
+            features |= of_block
+        return {name: features[name] for name in layers}
 
     def _block(
         self, x: jax.Array, stages: tuple[str, ...], layers: frozenset[str]
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The output of some convolutions and pools, and what of them is among the layers."""
-        found: dict[str, jax.Array] = {}
+        features: dict[str, jax.Array] = {}
         for name in stages:
             if name.startswith("conv"):
-                found[f"{name}_pre"] = self._convolve(x, name)
-                x = nn.relu(found[f"{name}_pre"])
-                found[name.replace("conv", "relu")] = x
+                features[f"{name}_pre"] = self._convolve(x, name)
+                x = nn.relu(features[f"{name}_pre"])
+                features[name.replace("conv", "relu")] = x
             else:
                 x = _pool(x, self.pooling)
-            found[name] = x
-        return x, {name: value for name, value in found.items() if name in layers}
+            features[name] = x
+        return x, {name: value for name, value in features.items() if name in layers}
 
     def _convolve(self, x: jax.Array, name: str) -> jax.Array:
         width = _WIDTHS[_depth(name)[0] - 1]
@@ -241,7 +241,7 @@ def _check_layers(layers: Sequence[str], network: Network) -> None:
         raise ValueError(f"layers names {twice!r} more than once: {tuple(layers)}")
 
 
-def _check_images(images: jax.Array | np.ndarray, layers: Sequence[str]) -> None:
+def _check_images(images: AnyArray, layers: Sequence[str]) -> None:
     check_images(images)
     height, width = images.shape[-3:-1]
     for name in layers:

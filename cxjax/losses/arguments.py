@@ -3,7 +3,6 @@
 import functools
 import math
 import numbers
-import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -14,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from cxjax.distances import Distance, DistanceName, weighted_mean
-from cxjax.options import check_option
+from cxjax.options import check_integer, check_option
+from cxjax.types import AnyArray
 
-AnyArray = Array | np.ndarray
 AxisName = str | tuple[str, ...]
 CenteringName = Literal["target", "none"]
 Centering = CenteringName | Float[AnyArray, " c"]
@@ -24,7 +23,7 @@ Mask = Bool[AnyArray, " _"] | Num[AnyArray, " _"]  # one entry per point
 
 
 class PointSet(NamedTuple):
-    """Points ready for arithmetic: what stood in those that take no part is gone."""
+    """Points ready for arithmetic: masked points are replaced by a valid one."""
 
     points: Float[Array, "n c"]
     weights: Float[Array, " n"] | None  # multiplicities, not all zero; None is ones
@@ -65,19 +64,19 @@ def constant_where_empty(*sets: PointSet) -> list[PointSet]:
 
     A caller's own distance may divide by 0 there, and 0 times its gradient would be NaN.
     """
-    found = [s.is_empty for s in sets if s.is_empty is not None]
-    if not found:
+    empty = [s.is_empty for s in sets if s.is_empty is not None]
+    if not empty:
         return list(sets)
-    any_empty = functools.reduce(jnp.logical_or, found)
+    any_empty = functools.reduce(jnp.logical_or, empty)
     points = [jnp.where(any_empty, jax.lax.stop_gradient(s.points), s.points) for s in sets]
     return [s._replace(points=p) for s, p in zip(sets, points, strict=True)]
 
 
-def none_where_empty(value: Array, *sets: PointSet) -> Array:
+def zero_where_empty(value: Array, *sets: PointSet) -> Array:
     """0 instead of `value` if a set is empty, without a gradient."""
-    for found in sets:
-        if found.is_empty is not None:
-            value = jnp.where(found.is_empty, 0, value)
+    for points in sets:
+        if points.is_empty is not None:
+            value = jnp.where(points.is_empty, 0, value)
     return value
 
 
@@ -104,13 +103,13 @@ def _as_weights(points: Array, mask: Any, name: str) -> Array:
 
 def as_arrays(*arrays: Any) -> list[Array]:
     """The arrays in one dtype, at least float32; others than floating are refused later."""
-    found = [jnp.asarray(array) for array in arrays]
-    if not all(jnp.issubdtype(array.dtype, jnp.floating) for array in found):
-        return found
-    dtype = jnp.result_type(jnp.float32, *found)
+    converted = [jnp.asarray(array) for array in arrays]
+    if not all(jnp.issubdtype(array.dtype, jnp.floating) for array in converted):
+        return converted
+    dtype = jnp.result_type(jnp.float32, *converted)
     return [
         _widened(dtype, array) if array.dtype == jnp.float16 else array.astype(dtype)
-        for array in found
+        for array in converted
     ]
 
 
@@ -199,20 +198,7 @@ def _number(name: str, value: Any, kind: str, is_right: Callable[[Any], bool]) -
 
 def block_size_of(value: Any) -> int | None:
     """The number of rows asked for, or `None`."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise ValueError(f"block_size must be a positive integer or None; got {value!r}")
-    return operator.index(value)
-
-
-def count_of(name: str, value: Any) -> int:
-    """The value, a positive integer known when the program is built."""
-    if isinstance(value, jax.Array):
-        raise TypeError(f"{name} must be a Python integer, fixed when the program is built")
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise ValueError(f"{name} must be a positive integer; got {value!r}")
-    return operator.index(value)
+    return None if value is None else check_integer("block_size", value, more=" or None")
 
 
 def comparable(x: Any, y: Any, distance: Distance, centering: Centering) -> tuple[Array, Array]:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cxjax.distances import absolute
-from cxjax.losses.arguments import AnyArray, as_arrays, check_floating
+from cxjax.losses.arguments import as_arrays, check_floating
 from cxjax.options import check_option
+from cxjax.types import AnyArray
 
 Reduction = Literal["mean", "paper"]
 

@@ -7,7 +7,6 @@ from jaxtyping import Array, Float, Real
 
 from cxjax.distances import Distance, weighted_mean
 from cxjax.losses.arguments import (
-    AnyArray,
     Centering,
     Mask,
     block_size_of,
@@ -15,10 +14,11 @@ from cxjax.losses.arguments import (
     comparable,
     constant_where_empty,
     non_negative,
-    none_where_empty,
     point_set,
+    zero_where_empty,
 )
 from cxjax.similarity.nearest import Positions, nearest
+from cxjax.types import AnyArray
 
 
 def contextual_bilateral_loss(
@@ -61,11 +61,10 @@ def contextual_bilateral_loss(
         `y`; `"none"`; or a mean `(c,)` of your own. The other distances do not depend on it.
       x_mask: Which sources take part: boolean, or non-negative weights, `(n,)`. A weight is a
         multiplicity: 2 is the same as the source twice, in the mean.
-      y_mask: Which targets take part: boolean, or non-negative weights, `(m,)`. A minimum knows no
-        multiplicity: there a weight says only whether it is 0. In the centring mean it counts.
-        Weights are constants: they have no gradient. What stands in points without weight, or in
-        their positions, cannot matter, NaN included. If no source or no target takes part, the
-        loss is 0, and there is no gradient.
+      y_mask: Which targets take part: boolean, or non-negative weights, `(m,)`. They act as a mask
+        in the minimum, and count in the centring mean. Weights are constants: they have no
+        gradient. Points with zero weight and their positions are ignored, even if they are NaN. If
+        no source or no target takes part, the loss is 0, and there is no gradient.
       block_size: Rows of the distances held at a time, at least 2; `None` chooses.
 
     Returns:
@@ -117,7 +116,7 @@ def contextual_bilateral_loss(
         positions=positions,
     )
     loss = weighted_mean(cost[:, None], sources.weights)[0]
-    return none_where_empty(loss, sources, targets)
+    return zero_where_empty(loss, sources, targets)
 
 
 def _checked(positions: Any, points: Array, name: str) -> Array:

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Int
 
 from cxjax.distances import Distance, weighted_mean
 from cxjax.losses.arguments import (
-    AnyArray,
     AxisName,
     Centering,
     Mask,
@@ -17,12 +16,13 @@ from cxjax.losses.arguments import (
     center,
     comparable,
     constant_where_empty,
-    none_where_empty,
     point_set,
     positive,
+    zero_where_empty,
 )
 from cxjax.options import check_option
 from cxjax.similarity import blockwise, reference
+from cxjax.types import AnyArray
 
 Direction = Literal["paper", "reverse", "symmetric"]
 Implementation = Literal["blockwise", "reference"]
@@ -66,13 +66,13 @@ def contextual_similarity(
       centering: What both sets are taken about for the cosine distance: `"target"`, the mean of
         `y`; `"none"`; or a mean `(c,)` of your own, such as one over a data set. The other
         distances do not depend on it.
-      x_mask: Which sources take part: boolean, or non-negative weights, `(n,)`. A maximum knows no
-        multiplicity, so a source's weight says only whether it is 0.
+      x_mask: Which sources take part: boolean, or non-negative weights, `(n,)`. Source weights act
+        only as a mask.
       y_mask: Which targets take part: boolean, or non-negative weights, `(m,)`. A weight is a
         multiplicity: 2 is the same as the target twice, in the row sum, the mean and the centring.
-        (Weights between 0 and 1 can take CX above 1.) Weights are constants: they have no
-        gradient. What stands in points without weight cannot matter, NaN included. If no source
-        or no target takes part, CX is 1, the loss 0, and there is no gradient.
+        (Weights between 0 and 1 can take CX above 1.) Weights are constants: they have no gradient.
+        Points with zero weight are ignored, even if they are NaN. If no source or no target takes
+        part, CX is 1, the loss 0, and there is no gradient.
       implementation: `"blockwise"` holds a block of rows of the distances, `"reference"` the whole
         `n x m`; they are equal. Forward mode (`jax.jvp`, `jax.jacfwd`) needs `"reference"`;
         `jax.hessian`, which is forward over reverse, does not.
@@ -220,12 +220,12 @@ def contextual_matches(
         distance, bandwidth, epsilon, centering, implementation, block_size, axis_name
     )
     x, y, options = _checked(x, y, options)
-    best = _best("paper", x, y, x_mask, y_mask, options)
-    takes_part = best.targets.takes_part
-    if best.sources.is_empty is not None:
-        takes_part = takes_part & ~best.sources.is_empty
-    index = jnp.where(takes_part, best.index, -1)
-    log_cx = jnp.where(takes_part, best.log_cx, -jnp.inf)
+    matches = _match("paper", x, y, x_mask, y_mask, options)
+    takes_part = matches.targets.takes_part
+    if matches.sources.is_empty is not None:
+        takes_part = takes_part & ~matches.sources.is_empty
+    index = jnp.where(takes_part, matches.index, -1)
+    log_cx = jnp.where(takes_part, matches.log_cx, -jnp.inf)
     return index, jnp.exp(log_cx)
 
 
@@ -242,7 +242,7 @@ class _Options(NamedTuple):
     axis_name: AxisName | None
 
 
-class _Best(NamedTuple):
+class _Matches(NamedTuple):
     """For every target the best of the sources, and what is left of the sets after masking."""
 
     log_cx: Float[Array, " m"]
@@ -253,21 +253,21 @@ class _Best(NamedTuple):
 
 def _loss(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> Array:
     """-log mean_j max_i CX_ij, without leaving log space; never below 0, nor -0."""
-    best = _best(direction, x, y, x_mask, y_mask, options)
+    matches = _match(direction, x, y, x_mask, y_mask, options)
     over_devices = options.axis_name if direction == "reverse" else None
-    log_cx = best.log_cx
-    if best.targets.present is not None:
-        log_cx = jnp.where(best.targets.present, log_cx, -jnp.inf)
+    log_cx = matches.log_cx
+    if matches.targets.present is not None:
+        log_cx = jnp.where(matches.targets.present, log_cx, -jnp.inf)
     top = jax.lax.stop_gradient(log_cx.max())
     if over_devices is not None:
         top = jax.lax.pmax(top, over_devices)
     cx = jnp.exp(log_cx - top)
-    mean = weighted_mean(cx[:, None], best.targets.weights, over_devices)[0]
+    mean = weighted_mean(cx[:, None], matches.targets.weights, over_devices)[0]
     loss = jnp.log(1 / mean) - top
-    return none_where_empty(loss, best.sources, best.targets)
+    return zero_where_empty(loss, matches.sources, matches.targets)
 
 
-def _best(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> _Best:
+def _match(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> _Matches:
     axis = options.axis_name
     x, y = constant_where_empty(point_set(x, x_mask, "x", axis), point_set(y, y_mask, "y"))
     sources, targets = (y, x) if direction == "reverse" else (x, y)
@@ -281,12 +281,16 @@ def _best(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> _Bes
     }
     mean = center(targets, options.centering, options.distance, target_axis)
     if options.implementation == "reference":
-        return _Best(
-            *reference.log_best(sources.points, targets.points, mean, **keywords), sources, targets
+        return _Matches(
+            *reference.maximum_log_similarity(sources.points, targets.points, mean, **keywords),
+            sources,
+            targets,
         )
     keywords |= {"block_size": options.block_size, "target_axis": target_axis}
     try:
-        log_cx, index = blockwise.log_best(sources.points, targets.points, mean, **keywords)
+        log_cx, index = blockwise.maximum_log_similarity(
+            sources.points, targets.points, mean, **keywords
+        )
     except TypeError as error:
         if "forward-mode" in str(error):  # JAX names its mechanism, not what the caller can do
             error.add_note(
@@ -296,19 +300,19 @@ def _best(direction: Direction, x, y, x_mask, y_mask, options: _Options) -> _Bes
             )
         raise
     if axis is not None and direction != "reverse":
-        log_cx, index = _best_of_devices(log_cx, index, sources.points.shape[0], axis)
-    return _Best(log_cx, index, sources, targets)
+        log_cx, index = _match_over_devices(log_cx, index, sources.points.shape[0], axis)
+    return _Matches(log_cx, index, sources, targets)
 
 
-def _best_of_devices(log_cx, index, sources_here: int, axis: AxisName) -> tuple[Array, Array]:
+def _match_over_devices(log_cx, index, sources_here: int, axis: AxisName) -> tuple[Array, Array]:
     """The best over the devices; of equals that of the first, so that the lowest index wins."""
     highest = jax.lax.pmax(jax.lax.stop_gradient(log_cx), axis)
     device, devices = jax.lax.axis_index(axis), jax.lax.axis_size(axis)
     winner = jax.lax.pmin(jnp.where(log_cx == highest, device, devices), axis) == device
     index = jax.lax.psum(jnp.where(winner, index + device * sources_here, 0), axis)
-    best = jax.lax.psum(jnp.where(winner, log_cx, 0), axis)
+    maximum = jax.lax.psum(jnp.where(winner, log_cx, 0), axis)
     is_nan = jax.lax.pmax(jnp.isnan(log_cx).astype(jnp.int32), axis) > 0  # no device wins these
-    return jnp.where(is_nan, jnp.nan, best), index
+    return jnp.where(is_nan, jnp.nan, maximum), index
 
 
 def _checked(x, y, options: _Options) -> tuple[Array, Array, _Options]:

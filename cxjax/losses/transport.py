@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from cxjax.distances import Distance, absolute, product, weighted_mean
 from cxjax.losses.arguments import (
-    AnyArray,
     Centering,
     Mask,
     as_arrays,
@@ -19,12 +18,12 @@ from cxjax.losses.arguments import (
     check_points,
     comparable,
     constant_where_empty,
-    count_of,
-    none_where_empty,
     point_set,
+    zero_where_empty,
 )
-from cxjax.options import check_option
+from cxjax.options import check_integer, check_option
 from cxjax.similarity.nearest import nearest
+from cxjax.types import AnyArray
 
 Order = Literal[1, 2]
 
@@ -39,7 +38,7 @@ def relaxed_earth_mover_loss(
     y_mask: Mask | None = None,
     block_size: int | None = None,
 ) -> Float[Array, ""]:
-    r"""Relaxed earth mover's distance: the dearer of two transports that ignore one constraint.
+    r"""Relaxed earth mover's distance: the larger of two one-sided relaxations.
 
     With $d_{ij}$ the distance of source $i$ to target $j$,
 
@@ -61,13 +60,13 @@ def relaxed_earth_mover_loss(
         other distances do not depend on it.
       x_mask: Which sources take part: boolean, or non-negative weights, `(n,)`. A weight is a
         multiplicity: 2 is the same as the point twice, in the means.
-      y_mask: The same for the targets, `(m,)`. Weights are constants: they have no gradient. What
-        stands in points without weight cannot matter, NaN included. If no source or no target
-        takes part, the loss is 0, and there is no gradient.
+      y_mask: The same for the targets, `(m,)`. Weights are constants: they have no gradient. Points
+        with zero weight are ignored, even if they are NaN. If no source or no target takes part,
+        the loss is 0, and there is no gradient.
       block_size: Rows of the distances held at a time, at least 2; `None` chooses.
 
     Returns:
-      A scalar, at least 0. The gradient is that of the dearer transport, and flows to each point
+      A scalar, at least 0. The gradient is that of the larger one, and flows to each point
       and its nearest; of several nearest, the one of lowest index.
 
     Raises:
@@ -103,7 +102,7 @@ def relaxed_earth_mover_loss(
         return weighted_mean(cost[:, None], start.weights)[0]
 
     loss = jnp.maximum(transport(sources, targets), transport(targets, sources))
-    return none_where_empty(loss, sources, targets)
+    return zero_where_empty(loss, sources, targets)
 
 
 def sliced_wasserstein_loss(
@@ -137,11 +136,11 @@ def sliced_wasserstein_loss(
       order: $p$: 2, the squared 2-Wasserstein distance $W_2^2$, smooth where the sets meet; or 1,
         the earth mover's distance $W_1$, in the features' own unit.
       x_mask: Which sources take part: boolean, or non-negative weights, `(n,)`. A weight is a
-        multiplicity: 2 is the same as the point twice. The weights of each set are divided by
-        their sum.
-      y_mask: The same for the targets, `(m,)`. Weights are constants: they have no gradient. What
-        stands in points without weight cannot matter, NaN included. If no source or no target
-        takes part, the loss is 0, and there is no gradient.
+        multiplicity: 2 is the same as the point twice. The weights of each set are divided by their
+        sum.
+      y_mask: The same for the targets, `(m,)`. Weights are constants: they have no gradient. Points
+        with zero weight are ignored, even if they are NaN. If no source or no target takes part,
+        the loss is 0, and there is no gradient.
 
     Returns:
       A scalar, at least 0.
@@ -165,7 +164,7 @@ def sliced_wasserstein_loss(
       Synthesis <https://arxiv.org/abs/2006.07229>`_, CVPR 2021.
     """
     check_option("order", order, Order)
-    projections = count_of("projections", projections)
+    projections = check_integer("projections", projections)
     x, y = as_arrays(x, y)
     check_points(x, y)
     sources, targets = point_set(x, x_mask, "x"), point_set(y, y_mask, "y")
@@ -178,7 +177,7 @@ def sliced_wasserstein_loss(
         jnp.ones_like(y[:, 0]) if targets.weights is None else targets.weights,
         order,
     )
-    return none_where_empty(loss, sources, targets)
+    return zero_where_empty(loss, sources, targets)
 
 
 @functools.partial(jax.jit, static_argnums=4)

@@ -1,1 +1,1 @@
-"""Generators, images in and images out, and the discriminator that judges them."""
+"""Generators, images in and images out, and the discriminator that scores them."""

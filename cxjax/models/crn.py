@@ -8,11 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from cxjax.models.images import as_batch, resize
 from cxjax.models.norm import GroupNorm
+from cxjax.options import check_integer
+from cxjax.types import AnyArray
 
 _COARSEST = 4  # width at the first level of an image of the network's own size
 _WIDE = 128  # from this width on there are half as many channels
@@ -60,14 +61,13 @@ class CRN(nn.Module):
 
     def __post_init__(self) -> None:
         """Refuses a network without modules or channels at once, not at the first call."""
-        if self.levels < 1:
-            raise ValueError(f"levels must be at least 1, not {self.levels}")
+        check_integer("levels", self.levels)
         if not 1 <= self.reduction <= 512:
             raise ValueError(f"reduction must be from 1 to 512, not {self.reduction}")
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: Float[Array | np.ndarray, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    def __call__(self, images: Float[AnyArray, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
         """Makes an image of each image.
 
         Args:
@@ -114,7 +114,7 @@ class _Module(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         for index in (1, 2):
             x = _convolution(self.channels, 3, self.dtype, bias=False, name=f"conv_{index}")(x)
-            x = GroupNorm(self.channels, name=f"norm_{index}")(x)
+            x = GroupNorm(group_size=self.channels, name=f"norm_{index}")(x)
             x = nn.leaky_relu(x, 0.2)
         return x
 

@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cxjax.options import check_images, check_option
+from cxjax.types import AnyArray
 
 Method = Literal["area", "bilinear"]
 
 
 def as_batch(
-    images: Float[Array | np.ndarray, "*b h w 3"], *, smallest: int, remedy: str
+    images: Float[AnyArray, "*b h w 3"], *, smallest: int, remedy: str
 ) -> Float[Array, "b h w 3"]:
     """Checks a generator's input, and gives it the axis of a batch and a dtype to compute with.
 
@@ -47,6 +48,8 @@ def resize(
 ) -> Float[Array, "*b height width c"]:
     """Resizes maps by a product with one small matrix per axis, made while tracing.
 
+    `cxjax.data.images` resizes what is read from disk, by Pillow. A network needs this one: it is
+    differentiated and runs on any device, and the papers' networks average and interpolate.
     Products run in parallel and in one order on every device, forwards and backwards; gathers have
     scattered additions as their gradient.
 

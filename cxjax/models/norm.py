@@ -9,12 +9,11 @@ _EPSILON = 1e-5
 _SUMS = 1e-5  # rounding of the sums that made a value, as a share of the values of the layer
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(nn.Module, kw_only=True):
     """Group normalisation: each group of channels of each image to mean 0 and variance 1.
 
     Mean and variance are over height, width and the group's channels, then comes a gain and a shift
-    per channel. With all channels in one group it is layer normalisation, with one channel in each
-    instance normalisation.
+    per channel. With all channels in one group it is layer normalisation.
 
     A group that does not vary but by rounding, such as a channel of a one-coloured image, becomes
     its shift and passes no gradient on. Its gradient would be divided by the root of epsilon, and
@@ -25,7 +24,8 @@ class GroupNorm(nn.Module):
     `scale` and `bias`, `(c)`, float32.
 
     Attributes:
-      group_size: Channels in a group, a divisor of the number of channels.
+      group_size: Channels in a group, a divisor of the number of channels. Flax and PyTorch ask
+        for the number of groups.
 
     References:
       Wu and He, `Group Normalization <https://arxiv.org/abs/1803.08494>`_, ECCV 2018.
@@ -60,3 +60,17 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,)).reshape(1, 1, 1, channels)
         bias = self.param("bias", nn.initializers.zeros, (channels,)).reshape(1, 1, 1, channels)
         return (normal * scale + bias).astype(x.dtype)
+
+
+class InstanceNorm(GroupNorm, kw_only=True):
+    """Instance normalisation: `GroupNorm` with each channel in a group of its own.
+
+    Attributes:
+      group_size: 1.
+
+    References:
+      Ulyanov, Vedaldi and Lempitsky, `Instance Normalization: The Missing Ingredient for Fast
+      Stylization <https://arxiv.org/abs/1607.08022>`_, 2016.
+    """
+
+    group_size: int = 1

@@ -1,4 +1,4 @@
-"""The discriminator of pix2pix and CycleGAN, which judges patches and not whole images.
+"""The discriminator of pix2pix and CycleGAN, which scores patches, not whole images.
 
 Images are `(h w c)` or `(b h w c)` with values in [0, 1].
 """
@@ -7,10 +7,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from cxjax.models.norm import GroupNorm
+from cxjax.models.norm import InstanceNorm
+from cxjax.options import check_integer
+from cxjax.types import AnyArray
 
 
 class PatchGAN(nn.Module):
@@ -49,12 +50,11 @@ class PatchGAN(nn.Module):
     def __post_init__(self) -> None:
         """Refuses impossible numbers at once, not at the first call."""
         for name in ("width", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            check_integer(name, getattr(self, name))
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: Float[Array | np.ndarray, "*b h w c"]) -> Float[Array, "*b y x"]:
+    def __call__(self, images: Float[AnyArray, "*b h w c"]) -> Float[Array, "*b y x"]:
         """Scores patches.
 
         Args:
@@ -95,7 +95,7 @@ class PatchGAN(nn.Module):
                 name=f"conv_{index}",
             )(x)
             if index > 1:
-                x = GroupNorm(1, name=f"norm_{index}")(x)
+                x = InstanceNorm(name=f"norm_{index}")(x)
             x = nn.leaky_relu(x, 0.2)
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         x = nn.Conv(1, (4, 4), padding=1, dtype=dtype, name=f"conv_{self.layers + 2}")(x)

@@ -8,11 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from cxjax.models.images import as_batch, crop, double, pad_to_multiple
-from cxjax.models.norm import GroupNorm
+from cxjax.models.norm import InstanceNorm
+from cxjax.options import check_integer
+from cxjax.types import AnyArray
 
 _SMALLEST = 8  # two pixels at a quarter of the size: what a reflection needs
 
@@ -57,14 +58,12 @@ class ResNet(nn.Module):
 
     def __post_init__(self) -> None:
         """Refuses impossible numbers at once, not at the first call."""
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, not {self.width}")
-        if self.blocks < 0:
-            raise ValueError(f"blocks must be at least 0, not {self.blocks}")
+        check_integer("width", self.width)
+        check_integer("blocks", self.blocks, least=0)
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: Float[Array | np.ndarray, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    def __call__(self, images: Float[AnyArray, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
         """Makes an image of each image.
 
         Args:
@@ -113,7 +112,7 @@ class _Layer(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(_reflect(x, self.size // 2))
-        x = GroupNorm(1, name="norm")(x)
+        x = InstanceNorm(name="norm")(x)
         return nn.relu(x) if self.active else x
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from cxjax.models.images import as_batch, crop, double, pad_to_multiple
 from cxjax.models.norm import GroupNorm
+from cxjax.options import check_integer
+from cxjax.types import AnyArray
 
 
 class UNet(nn.Module):
@@ -53,12 +54,11 @@ class UNet(nn.Module):
     def __post_init__(self) -> None:
         """Refuses a network without channels or levels at once, not at the first call."""
         for name in ("width", "levels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            check_integer(name, getattr(self, name))
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: Float[Array | np.ndarray, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    def __call__(self, images: Float[AnyArray, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
         """Makes an image of each image.
 
         Args:
@@ -101,7 +101,7 @@ class _Module(nn.Module):
         for index in (1, 2):
             name = f"conv_{index}"
             x = nn.Conv(self.channels, (3, 3), use_bias=False, dtype=self.dtype, name=name)(x)
-            x = GroupNorm(math.gcd(self.channels, 16), name=f"norm_{index}")(x)
+            x = GroupNorm(group_size=math.gcd(self.channels, 16), name=f"norm_{index}")(x)
             x = nn.relu(x)
         return x
 

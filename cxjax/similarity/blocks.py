@@ -28,7 +28,7 @@ def varying_alike(*arrays):
 
 
 def default_block_size(m: int) -> int:
-    """Rows of 16 MB together in float32; 256 of them are worth 64 MB, 64 any memory."""
+    """Rows per block: 16 MB of float32, up to 256 rows if they fit in 64 MB, at least 64."""
     return max(64, min(512, max(2**22 // m, min(256, 2**24 // m))))
 
 
@@ -129,8 +129,8 @@ def column_maximum(tile):
     maximum = most.max(axis=0)
     start = first_index(most == maximum[None, :], 0) * _ROW_SLICES
     candidates = start[None, :] + jnp.arange(_ROW_SLICES, dtype=start.dtype)[:, None]
-    found = jnp.take_along_axis(tile, candidates, 0, mode="promise_in_bounds")
-    index = start + first_index(found == maximum[None, :], 0)
+    values = jnp.take_along_axis(tile, candidates, 0, mode="promise_in_bounds")
+    index = start + first_index(values == maximum[None, :], 0)
     if rows % _ROW_SLICES:
         last = tile[chunks * _ROW_SLICES :]
         last_maximum = last.max(axis=0)

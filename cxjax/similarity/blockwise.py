@@ -59,14 +59,14 @@ class _Options(NamedTuple):
     target_axis: str | tuple[str, ...] | None  # mesh axes that the targets are spread over
 
 
-class _Taking(NamedTuple):
+class _Masks(NamedTuple):
     """Who takes part, and how often; `None` is everybody, once."""
 
     sources: Bool[Array, " n"] | None
     targets: Float[Array, " m"] | None
 
 
-def log_best(
+def maximum_log_similarity(
     x: Float[Array, "n c"],
     y: Float[Array, "m c"],
     mean: Float[Array, " c"],
@@ -100,22 +100,22 @@ def log_best(
     # A block of one row is a product with a vector, which rounds equal targets differently.
     block_size = min(n, max(2, block_size or default_block_size(m)))
     options = _Options(bandwidth, epsilon, block_size, target_axis)
-    taking = _Taking(present, weights)
+    masks = _Masks(present, weights)
     if callable(distance):  # not jitted: the cache would keep what it closes over
-        return _by_function(x, y, taking, distance, options)
-    return _by_name(x, y, mean, taking, distance, options)
+        return _by_function(x, y, masks, distance, options)
+    return _by_name(x, y, mean, masks, distance, options)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
-def _by_name(x, y, mean, taking, distance, options):
+def _by_name(x, y, mean, masks, distance, options):
     if distance == "l1":
-        return _by_function(x, y, taking, l1, options)
-    x, y, mean, *_ = varying_alike(x, y, mean, *jax.tree.leaves(taking))
-    return _best_of_products(options, taking, factor(x, y, mean, distance=distance))
+        return _by_function(x, y, masks, l1, options)
+    x, y, mean, *_ = varying_alike(x, y, mean, *jax.tree.leaves(masks))
+    return _maximum_of_products(options, masks, factor(x, y, mean, distance=distance))
 
 
-def _by_function(x, y, taking, function, options):
-    x, y, *_ = varying_alike(x, y, *jax.tree.leaves(taking))
+def _by_function(x, y, masks, function, options):
+    x, y, *_ = varying_alike(x, y, *jax.tree.leaves(masks))
     # What the function closes over becomes an argument, so that it too can be differentiated, and
     # may be traced whatever it is.
     traced = jax.make_jaxpr(function)(x[: options.block_size], y)
@@ -127,17 +127,17 @@ def _by_function(x, y, taking, function, options):
     is_real = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in traced.consts]
     reals = [c for c, real in zip(traced.consts, is_real, strict=True) if real]
     x, y, *reals = varying_alike(x, y, *reals)
-    constants = _joined(traced.consts, is_real, reals)
-    return _best_of_distances(distances, options, taking, x, y, constants)
+    constants = _replace_reals(traced.consts, is_real, reals)
+    return _maximum_of_distances(distances, options, masks, x, y, constants)
 
 
 # --- The forward pass ---
 
 
 class _Columns(NamedTuple):
-    """The best of every target so far."""
+    """The maximum of every target so far."""
 
-    best: Float[Array, " m"]  # max_i log CX_ij
+    maximum: Float[Array, " m"]  # max_i log CX_ij
     index: Int[Array, " m"]
 
 
@@ -193,14 +193,14 @@ def _nearest(tiles, weights, cut, options):
 def _forward(
     block: _Block,
     tiles: Sequence[Float[Array, "_ k"]],
-    taking: _Taking,
+    masks: _Masks,
     n: int,
     cut: Cut,
     options: _Options,
     *,
     keep_mean: bool,
 ) -> tuple[_Columns, _Rows]:
-    weights = None if taking.targets is None else tiles_of(taking.targets, cut)
+    weights = None if masks.targets is None else tiles_of(masks.targets, cut)
 
     def visit(carry, start):
         columns, rows = carry
@@ -219,20 +219,20 @@ def _forward(
                 mean += product(e, points.T)
         total = _collective(jax.lax.psum, total, options)
         log_sum = jnp.log(total)
-        if taking.sources is not None:
-            log_sum = jnp.where(_slice(taking.sources, start, options), log_sum, jnp.inf)
+        if masks.sources is not None:
+            log_sum = jnp.where(_slice(masks.sources, start, options), log_sum, jnp.inf)
 
-        better = []
-        for tile, (best, index) in zip(distances, columns, strict=True):
+        new_columns = []
+        for tile, (maximum, index) in zip(distances, columns, strict=True):
             log_cx = _exponent(tile, origin, rate) - log_sum[:, None]
-            new_best, new_index = column_maximum(log_cx)
-            index = jnp.where(new_best > best, start + new_index, index)
-            better.append(_Columns(jnp.maximum(best, new_best), index))
+            new_maximum, new_index = column_maximum(log_cx)
+            index = jnp.where(new_maximum > maximum, start + new_index, index)
+            new_columns.append(_Columns(jnp.maximum(maximum, new_maximum), index))
 
         mean = mean / total[:, None] if keep_mean else None
         write = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
         new = _Rows(minimum, origin, argmin, log_sum, mean)
-        return (better, jax.tree.map(write, rows, new)), None
+        return (new_columns, jax.tree.map(write, rows, new)), None
 
     like = lambda array, shape, value: jnp.full_like(array, value, shape=shape)
     columns = [
@@ -250,7 +250,9 @@ def _forward(
 # --- The derivative, block by block ---
 
 
-def _won(g: Float[Array, " m"], index: Int[Array, " m"], n: int, options) -> Float[Array, " n"]:
+def _sum_by_source(
+    g: Float[Array, " m"], index: Int[Array, " m"], n: int, options
+) -> Float[Array, " n"]:
     r"""$G_i$: the cotangents of the targets that each source won."""
     return _collective(jax.lax.psum, jax.ops.segment_sum(g, index, n), options)
 
@@ -300,42 +302,40 @@ def _product_block(offset, left, tiles, options: _Options) -> _Block:
     return block
 
 
-def _forward_of_products(options, taking, factors: Factors, *, keep_mean):
+def _forward_of_products(options, masks, factors: Factors, *, keep_mean):
     n, m = factors.left.shape[0], factors.right.shape[0]
     cut = cut_for(m, options.block_size)
     tiles = tiles_of(factors.right, cut)
     block = _product_block(factors.offset, factors.left, tiles, options)
-    return tiles, *_forward(block, tiles, taking, n, cut, options, keep_mean=keep_mean)
+    return tiles, *_forward(block, tiles, masks, n, cut, options, keep_mean=keep_mean)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _best_of_products(options: _Options, taking: _Taking, factors: Factors):
-    return tuple(_forward_of_products(options, taking, factors, keep_mean=False)[1])
+def _maximum_of_products(options: _Options, masks: _Masks, factors: Factors):
+    return tuple(_forward_of_products(options, masks, factors, keep_mean=False)[1])
 
 
-def _best_of_products_fwd(options, taking, factors):
+def _maximum_of_products_fwd(options, masks, factors):
     # What nobody asks for is skipped. The structure of the residuals must not depend on that: under
     # `jit` JAX keeps one forward rule per pattern of zeros, but a single structure for them all.
     for_sources = factors.left.perturbed or factors.offset.perturbed
     for_targets = jnp.asarray(factors.right.perturbed)
     is_primal = lambda leaf: hasattr(leaf, "perturbed")
-    taking, factors = jax.tree.map(
-        lambda primal: primal.value, (taking, factors), is_leaf=is_primal
-    )
-    tiles, columns, rows = _forward_of_products(options, taking, factors, keep_mean=for_sources)
+    masks, factors = jax.tree.map(lambda primal: primal.value, (masks, factors), is_leaf=is_primal)
+    tiles, columns, rows = _forward_of_products(options, masks, factors, keep_mean=for_sources)
     if not for_sources:
         rows = rows._replace(mean=jnp.zeros_like(factors.left))
     # The tiles instead of the targets: one copy of them is enough.
-    return tuple(columns), (taking, factors.left, tiles, columns, rows, for_targets)
+    return tuple(columns), (masks, factors.left, tiles, columns, rows, for_targets)
 
 
-def _best_of_products_bwd(options, residuals, cotangents):
-    taking, left, tiles, columns, rows, for_targets = residuals
+def _maximum_of_products_bwd(options, residuals, cotangents):
+    masks, left, tiles, columns, rows, for_targets = residuals
     g, n = cotangents[0], left.shape[0]
-    cut = cut_for(columns.best.shape[0], options.block_size)
+    cut = cut_for(columns.maximum.shape[0], options.block_size)
     if isinstance(g, SymbolicZero):
-        g = jnp.zeros_like(columns.best)
-    g_rows = _won(g, columns.index, n, options)
+        g = jnp.zeros_like(columns.maximum)
+    g_rows = _sum_by_source(g, columns.index, n, options)
 
     v = -g_rows[:, None] * rows.mean
     for g_tile, index, tile in zip(
@@ -351,29 +351,29 @@ def _best_of_products_bwd(options, residuals, cotangents):
     right_gradient = jax.lax.cond(
         for_targets,
         lambda: _targets_gradient(
-            left, tiles, taking, g, g_rows, columns, rows, to_minimum, options
+            left, tiles, masks, g, g_rows, columns, rows, to_minimum, options
         ),
         lambda: jnp.zeros_like(left, shape=(g.shape[0], left.shape[1])),
     )
     return None, Factors(to_minimum, left_gradient, right_gradient)
 
 
-def _targets_gradient(left, tiles, taking, g, g_rows, columns, rows, to_minimum, options):
+def _targets_gradient(left, tiles, masks, g, g_rows, columns, rows, to_minimum, options):
     """One more pass; what flows to the nearest targets is added apart from it."""
     cut = cut_for(g.shape[0], options.block_size)
-    weights = [None] * len(tiles) if taking.targets is None else tiles_of(taking.targets, cut)
+    weights = [None] * len(tiles) if masks.targets is None else tiles_of(masks.targets, cut)
     g_tiles, indices = tiles_of(g, cut), tiles_of(columns.index, cut)
 
     def add(totals, start, row, g_block, part):
         block = _slice(left, start, options)
         scaled = -_rate(part.minimum, options)[:, None] * block
-        found = []
+        new_totals = []
         for total, tile, weight, g_tile, index in zip(
             totals, tiles, weights, g_tiles, indices, strict=True
         ):
             c = _cotangent(product(block, tile), part, weight, row, g_tile, g_block, index, options)
-            found.append(total + product(c.T, scaled.T))
-        return found
+            new_totals.append(total + product(c.T, scaled.T))
+        return new_totals
 
     initial = jax.tree.map(jnp.zeros_like, tiles)
     totals = _fold(add, initial, g_rows, rows._replace(mean=None), left.shape[0], options)
@@ -382,13 +382,13 @@ def _targets_gradient(left, tiles, taking, g, g_rows, columns, rows, to_minimum,
     return whole_of(jnp.split(total, ends), cut)
 
 
-_best_of_products.defvjp(_best_of_products_fwd, _best_of_products_bwd, symbolic_zeros=True)
+_maximum_of_products.defvjp(_maximum_of_products_fwd, _maximum_of_products_bwd, symbolic_zeros=True)
 
 
 # --- Any other distance: a second pass, with the distance's own derivative ---
 
 
-def _joined(constants, is_real, reals):
+def _replace_reals(constants, is_real, reals):
     """The constants, with the real ones replaced by `reals`."""
     remaining = iter(reals)
     return [next(remaining) if real else c for c, real in zip(constants, is_real, strict=True)]
@@ -403,30 +403,30 @@ def _function_block(function, x, y, constants, options) -> _Block:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _best_of_distances(function, options, taking, x, y, constants):
+def _maximum_of_distances(function, options, masks, x, y, constants):
     block = _function_block(function, x, y, constants, options)
-    return tuple(_forward(block, [y], taking, x.shape[0], Cut(1, 1), options, keep_mean=False)[0])
+    return tuple(_forward(block, [y], masks, x.shape[0], Cut(1, 1), options, keep_mean=False)[0])
 
 
-def _best_of_distances_fwd(function, options, taking, x, y, constants):
+def _maximum_of_distances_fwd(function, options, masks, x, y, constants):
     block = _function_block(function, x, y, constants, options)
-    columns, rows = _forward(block, [y], taking, x.shape[0], Cut(1, 1), options, keep_mean=False)
-    return tuple(columns), (taking, x, y, constants, columns, rows)
+    columns, rows = _forward(block, [y], masks, x.shape[0], Cut(1, 1), options, keep_mean=False)
+    return tuple(columns), (masks, x, y, constants, columns, rows)
 
 
-def _best_of_distances_bwd(function, options, residuals, cotangents):
-    taking, x, y, constants, columns, rows = residuals
+def _maximum_of_distances_bwd(function, options, residuals, cotangents):
+    masks, x, y, constants, columns, rows = residuals
     g = cotangents[0]
     is_real = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in constants]
     reals = [c for c, real in zip(constants, is_real, strict=True) if real]
 
     def with_reals(x, y, reals):
-        return function(x, y, _joined(constants, is_real, reals))
+        return function(x, y, _replace_reals(constants, is_real, reals))
 
     def add(total, start, row, g_block, part):
         x_total, *rest_total = total
         d, pullback = jax.vjp(with_reals, _slice(x, start, options), y, reals)
-        c = _cotangent(d, part, taking.targets, row, g, g_block, columns.index, options)
+        c = _cotangent(d, part, masks.targets, row, g, g_block, columns.index, options)
         difference = jnp.maximum(d, 0) - part.minimum[:, None]
         to_minimum = _row_gradient((c * difference).sum(axis=1), part.minimum, options)
         column = jax.lax.broadcasted_iota(jnp.int32, d.shape, 1)
@@ -438,10 +438,10 @@ def _best_of_distances_bwd(function, options, residuals, cotangents):
         return (x_total, *jax.tree.map(jnp.add, rest_total, rest))
 
     initial = jax.tree.map(jnp.zeros_like, (x, y, reals))
-    g_rows = _won(g, columns.index, x.shape[0], options)
+    g_rows = _sum_by_source(g, columns.index, x.shape[0], options)
     x_gradient, y_gradient, reals_gradient = _fold(add, initial, g_rows, rows, x.shape[0], options)
     nothing = [None] * len(constants)  # no gradient of integers, masks and keys
-    return None, x_gradient, y_gradient, _joined(nothing, is_real, reals_gradient)
+    return None, x_gradient, y_gradient, _replace_reals(nothing, is_real, reals_gradient)
 
 
-_best_of_distances.defvjp(_best_of_distances_fwd, _best_of_distances_bwd)
+_maximum_of_distances.defvjp(_maximum_of_distances_fwd, _maximum_of_distances_bwd)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cxjax.distances import Distance, pairwise
 
 
-def log_best(
+def maximum_log_similarity(
     x: Float[Array, "n c"],
     y: Float[Array, "m c"],
     mean: Float[Array, " c"],
@@ -39,12 +39,12 @@ def log_best(
     d = pairwise(x, y, mean, distance=distance)
     if weights is None:
         weights = jnp.ones_like(d[0])
-    taking = weights[None, :] > 0
+    has_weight = weights[None, :] > 0
     # Picked by index, so that the lowest of several equal ones takes the gradient.
-    nearest = jnp.where(taking, d, jnp.inf).argmin(axis=1, keepdims=True)
+    nearest = jnp.where(has_weight, d, jnp.inf).argmin(axis=1, keepdims=True)
     d_min = jnp.take_along_axis(d, nearest, axis=1)
     d_relative = d / (d_min + epsilon)
-    log_w = jnp.where(taking, (1 - d_relative) / bandwidth, -jnp.inf)
+    log_w = jnp.where(has_weight, (1 - d_relative) / bandwidth, -jnp.inf)
     log_w -= jax.lax.stop_gradient(log_w.max(axis=1, keepdims=True))
     w = weights[None, :] * jnp.exp(log_w)
     log_cx = log_w - jnp.log(w.sum(axis=1, keepdims=True))  # over the targets

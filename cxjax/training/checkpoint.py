@@ -17,14 +17,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 try:
     import orbax.checkpoint as ocp
 except ImportError as error:
     raise ImportError('checkpoints need orbax: pip install "cxjax[training]"') from error
 
+from cxjax.options import check_integer
 from cxjax.training import records
+from cxjax.training.processes import fail_together, gather
 
 _logger = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class Checkpoints:
     """Checkpoints of one run, in a folder of a local or shared file system.
 
     A context manager: on leaving, the save in progress is finished. Several processes
-    (`jax.distributed`) must all call each method; they share the folder and process 0 writes the
-    JSON.
+    (`jax.distributed`) must all call each method and share the folder. Process 0 alone writes; what
+    goes wrong in one process is raised in all.
     """
 
     def __init__(
@@ -67,28 +68,33 @@ class Checkpoints:
 
         Args:
           folder: Where the checkpoints are.
-          config: What the run is, as JSON can hold it; saved with each checkpoint.
+          config: What the run is, as JSON can hold it (without NaN and infinity); saved with each
+            checkpoint.
           keep: Number of checkpoints to keep. With 1, a damaged one is the end of the run.
           ignore: Fields of `config` that may differ from the saved ones, such as `steps`.
 
         Raises:
           ConfigMismatch: If the newest checkpoint was made with another config. Nothing is touched.
-          ValueError: If `config` is not JSON, `keep` is below 1, or `folder` is a URL.
+          ValueError: If `config` is not JSON, `keep` no positive integer, or `folder` a URL.
         """
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1; got {keep}")
-        if "://" in os.fspath(folder):
-            raise ValueError(f"folder must be in a mounted file system; got {os.fspath(folder)}")
         self.folder = Path(folder).absolute()
-        self._config = records.as_json("config", config)
         self._ignore = frozenset(ignore)
         self._saving: int | None = None
-        for step in records.steps_in(self.folder):
-            with contextlib.suppress(records.UnsoundError):
-                self._check_config(records.read_record(self.folder / str(step)))
-                break
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager: ocp.CheckpointManager | None = None
+        with fail_together():
+            check_integer("keep", keep)
+            if "://" in os.fspath(folder):
+                where = os.fspath(folder)
+                raise ValueError(f"folder must be in a mounted file system; got {where}")
+            self._config = records.as_json("config", config)
+            for step in records.steps_in(self.folder):
+                with contextlib.suppress(records.UnsoundError):
+                    self._check_config(records.read_record(self.folder / str(step)))
+                    break
+        with fail_together():
+            if jax.process_index() == 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._manager = ocp.CheckpointManager(self.folder, options=_options(keep))
 
     def save(self, step: int, state: Any, *, data: Any = None, wait: bool = False) -> bool:
         """Saves a state: copies it to the host, and writes it while training goes on.
@@ -113,27 +119,27 @@ class Checkpoints:
         """
         self.wait()
         step = int(step)
-        steps = self._manager.all_steps()
-        if step in steps:
+        saved = self._manager.all_steps() if self._manager else []
+        if gather(step in saved)[0]:  # process 0 knows
             return False
-        if steps and step < max(steps):
-            raise ValueError(
-                f"{self.folder} holds step {max(steps)}, later than step {step}: restore from it, "
-                "or give another folder"
-            )
-        data = records.as_json("data", data)
-        if jax.process_count() > 1:
-            crcs = multihost_utils.process_allgather(np.uint32(records.json_crc(data)))
-            if len(set(crcs.tolist())) > 1:
-                raise ValueError(f"data must be the same in each process; in this one it is {data}")
-        arrays, entries = records.take(state)
+        with fail_together():
+            if saved and step < max(saved):
+                raise ValueError(
+                    f"{self.folder} holds step {max(saved)}, later than step {step}: restore from "
+                    "it, or give another folder"
+                )
+            data = records.as_json("data", data)
+            arrays, entries = records.to_save(state)
+        if len(set(gather(records.json_crc(data)))) > 1:
+            raise ValueError(f"data must be the same in each process; in this one it is {data}")
         record = {"config": self._config, "data": data, "arrays": entries}
-        with self._writing(step):
-            items = ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays),
-                meta=ocp.args.JsonSave({"record": record, "crc": records.json_crc(record)}),
-            )
-            self._manager.save(step, args=items, force=True)
+        with fail_together(), self._writing(step):
+            if self._manager is not None:
+                items = ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays),
+                    meta=ocp.args.JsonSave({"record": record, "crc": records.json_crc(record)}),
+                )
+                self._manager.save(step, args=items, force=True)
         self._saving = step
         if wait:
             self.wait()
@@ -154,13 +160,21 @@ class Checkpoints:
 
         Raises:
           ConfigMismatch: If it was made with another config.
-          ValueError: If it is sound, but has other arrays, shapes or dtypes than `like`; or if
-            there are checkpoints and none is sound. Nothing is moved.
+          ValueError: If it is sound, but has other arrays, shapes or dtypes than `like`; if there
+            are checkpoints and none is sound; or if the processes do not share the folder. Nothing
+            is moved.
         """
         self.wait()
-        if not (steps := records.steps_in(self.folder)):
+        with fail_together():
+            steps = records.steps_in(self.folder)
+            expected = records.flatten(like)
+        if len(set(gather(records.json_crc(steps)))) > 1:
+            raise ValueError(
+                f"the processes must share {self.folder}; this one sees the checkpoints of steps "
+                f"{steps}, and others see other ones"
+            )
+        if not steps:
             return None
-        expected = records.flatten(like)
 
         def select(step: int, record: dict[str, Any]) -> dict[str, Any]:
             self._check_config(record)
@@ -180,9 +194,8 @@ class Checkpoints:
         Raises:
           OSError: If it cannot be written. The older checkpoints are intact.
         """
-        with self._writing(self._saving):
-            self._manager.wait_until_finished()
-        self._saving = None
+        with fail_together():
+            self._finish()
 
     def close(self) -> None:
         """Finishes the save in progress, and ends the threads.
@@ -193,7 +206,15 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            if self._manager is not None:
+                self._manager.close()
+
+    def _finish(self) -> None:
+        """Waits for this process's part of the save in progress."""
+        step, self._saving = self._saving, None
+        with self._writing(step):
+            if self._manager is not None:
+                self._manager.wait_until_finished()
 
     def __enter__(self) -> "Checkpoints":
         """The checkpoints themselves."""
@@ -201,11 +222,14 @@ class Checkpoints:
 
     def __exit__(self, kind: Any, *exception: object) -> None:
         """Closes them; an error on its way is not hidden by one in the last save."""
-        try:
+        if kind is None:
             self.close()
-        except OSError as error:
-            if kind is None:
-                raise
+            return
+        try:  # not close(): the error may be this process's alone, and the others go on
+            self._finish()
+            if self._manager is not None:
+                self._manager.close()
+        except Exception as error:
             _logger.error("%s", error)
 
     def _check_config(self, record: dict[str, Any]) -> None:
@@ -220,20 +244,23 @@ class Checkpoints:
         if differences := records.differences(given, saved):
             raise ConfigMismatch(
                 f"the checkpoints in {self.folder} were made with another config: {differences}. "
-                "Go on with theirs, or give another folder"
+                "Resume with that config, or give another folder"
             )
 
     @contextlib.contextmanager
     def _writing(self, step: int | None) -> Iterator[None]:
+        """Cleans up after a save that failed, and tells what the system refused as an `OSError`."""
         try:
             yield
-        except Exception as error:  # of tensorstore, a ValueError with the system's number in it
-            self._saving = None
-            if jax.process_index() == 0:  # what was written is no use, and fills the disk
-                shutil.rmtree(self.folder / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
+        except Exception as error:
+            if self._manager is None:
+                raise
+            # What was written is no use, and fills the disk.
+            shutil.rmtree(self.folder / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
             self._manager.reload()  # it counts the failed step, and not those it made room for
-            found = re.search(r"os_error_code='(\d+)'", str(error))
-            number = getattr(error, "errno", None) or int(found[1] if found else errno.EIO)
+            number = _system_error(error)
+            if number is None:
+                raise
             raise OSError(
                 number,
                 f"{os.strerror(number)}: step {step} could not be saved in {self.folder}; the "
@@ -242,26 +269,45 @@ class Checkpoints:
             ) from error
 
     def _move_aside(self, unsound: Mapping[int, str]) -> None:
-        for step, reason in unsound.items():
-            target = self.folder / "unsound" / str(step)
-            number = 0
-            while target.exists():
-                number += 1
-                target = target.with_name(f"{step}-{number}")
-            _logger.warning(
-                "the checkpoint of step %d in %s is unsound (%s); it is moved to %s, and an older "
-                "one is used",
-                *(step, self.folder, reason, target),
-            )
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("checkpoint: all have chosen where to")
-            if jax.process_index() == 0:
+        with fail_together():
+            if self._manager is None or not unsound:
+                return
+            for step, reason in unsound.items():
+                target = self.folder / "unsound" / str(step)
+                number = 0
+                while target.exists():
+                    number += 1
+                    target = target.with_name(f"{step}-{number}")
+                _logger.warning(
+                    "the checkpoint of step %d in %s is unsound (%s); it is moved to %s, and an "
+                    "older one is used",
+                    *(step, self.folder, reason, target),
+                )
                 target.parent.mkdir(exist_ok=True)
                 (self.folder / str(step)).rename(target)
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("checkpoint: moved")
-        if unsound:
             self._manager.reload()
+
+
+def _options(keep: int) -> ocp.CheckpointManagerOptions:
+    """Orbax among the processes of a run as if process 0 were alone: the others never wait in it.
+
+    Where all take part, one that fails lets the others wait for twenty minutes.
+    """
+    alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="0")
+    return ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        cleanup_tmp_directories=True,
+        create=False,
+        multiprocessing_options=alone,
+    )
+
+
+def _system_error(error: Exception) -> int | None:
+    """The system's number of an error in reading or writing; `None` for errors of another kind."""
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
+    written = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's ValueError has it so
+    return int(written[1]) if written else None
 
 
 def load_state(
@@ -297,7 +343,9 @@ def load_state(
         entries = {n: e for n, e in record["arrays"].items() if e["path"][0] == part}
         if expected is not None:
             where = f"{part} of step {step} in {folder}"
-            records.check_fit(where, expected, {_below(name): e for name, e in entries.items()})
+            records.check_fit(
+                where, expected, {_without_first(name): e for name, e in entries.items()}
+            )
         return entries
 
     chosen = steps if step is None else [step]
@@ -305,8 +353,8 @@ def load_state(
     for damaged, reason in unsound.items():
         message = "the checkpoint of step %d in %s is unsound (%s); step %d is used"
         _logger.warning(message, damaged, folder, reason, step)
-    entries = {_below(name): record["arrays"][name] for name in arrays}
-    arrays = {_below(name): array for name, array in arrays.items()}
+    entries = {_without_first(name): record["arrays"][name] for name in arrays}
+    arrays = {_without_first(name): array for name, array in arrays.items()}
     if expected is not None:
         leaves = records.place_like(arrays, entries, expected)
         params = jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -315,7 +363,7 @@ def load_state(
     return Restored(step, params, record["data"])
 
 
-def _below(name: str) -> str:
+def _without_first(name: str) -> str:
     return name.partition("/")[2]
 
 

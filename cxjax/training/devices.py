@@ -82,8 +82,10 @@ def split(batch: Any, mesh: Mesh) -> Any:
       The tree of global arrays, `(b * processes, ...)`.
 
     Raises:
-      ValueError: If b is not a multiple of this process's devices.
+      ValueError: If b is not a multiple of this process's devices, or the batch has no arrays.
     """
+    if not jax.tree.leaves(batch):
+        raise ValueError(f"the batch holds no arrays; got {batch!r}")
     own = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     for leaf in jax.tree.leaves(batch):
         if not np.shape(leaf) or np.shape(leaf)[0] % own:
@@ -103,7 +105,6 @@ def make_parallel_step(
     mesh: Mesh,
     parallelism: Parallelism = "jit",
     ema_decay: float | None = None,
-    donate: bool = True,
 ) -> TrainStep:
     """`make_train_step`, compiled for the devices of a mesh.
 
@@ -116,18 +117,16 @@ def make_parallel_step(
         process only): one program per device, gradients and metrics averaged. All three give the
         numbers of one device, up to rounding.
       ema_decay: As for `make_train_step`.
-      donate: Whether the step may reuse the memory of the state it is given, which can then not be
-        read any more.
 
     Returns:
       `(state, batch, key) -> (state, metrics)` on global arrays: the state from `replicate`, the
-      batch from `split`.
+      batch from `split`. The step reuses the memory of the state it is given, which can then not be
+      read any more.
 
     Raises:
       ValueError: If `parallelism` is unknown, or is `"pmap"` on a mesh of several processes.
     """
     check_option("parallelism", parallelism, Parallelism)
-    donated = (0,) if donate else ()
     if parallelism == "jit":
         step = make_train_step(loss_fn, optimizer, ema_decay=ema_decay)
         whole, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
@@ -135,7 +134,7 @@ def make_parallel_step(
             step,
             in_shardings=(whole, spread, whole),
             out_shardings=(whole, whole),
-            donate_argnums=donated,
+            donate_argnums=0,
         )
     step = make_train_step(loss_fn, optimizer, axis_name=AXIS, ema_decay=ema_decay)
     if parallelism == "shard_map":
@@ -148,7 +147,7 @@ def make_parallel_step(
             out_specs=(PartitionSpec(), PartitionSpec()),
             check_vma=False,
         )
-        return jax.jit(spread_step, donate_argnums=donated)
+        return jax.jit(spread_step, donate_argnums=0)
     if jax.process_count() > 1:
         raise ValueError(
             "parallelism='pmap' runs in one process, and this is one of "
@@ -160,7 +159,7 @@ def make_parallel_step(
         in_axes=(None, 0, None),
         out_axes=(None, None),
         devices=list(mesh.devices.flat),
-        donate_argnums=donated,
+        donate_argnums=0,
     )
 
     @functools.partial(jax.jit, static_argnums=1)

@@ -1,53 +1,29 @@
 """The loop around a train step: data, progress, curves, checkpoints, and a clean end."""
 
 import contextlib
-import json
 import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
+from cxjax.options import check_integer
 from cxjax.training import devices
 from cxjax.training.checkpoint import Checkpoints
+from cxjax.training.logs import Log
 from cxjax.training.state import TrainState
 from cxjax.training.step import TrainStep
+from cxjax.types import Batches
 
 logger = logging.getLogger(__name__)
-
-_PROFILE_AFTER = 2  # steps of a run before a trace begins: the first compiles
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """An iterator over batches whose position can be saved, such as a grain `DatasetIterator`."""
-
-    def __next__(self) -> Any:
-        """The next batch, a pytree of arrays `(b, ...)`."""
-
-    def get_state(self) -> Any:
-        """The position.
-
-        Returns:
-          What JSON can hold.
-        """
-
-    def set_state(self, state: Any, /) -> None:
-        """Goes to a position.
-
-        Args:
-          state: What `get_state` returned.
-        """
 
 
 class Hook(NamedTuple):
@@ -105,6 +81,11 @@ def train(
     A resumed run equals the uninterrupted one bit for bit, on the same devices. The next step is
     dispatched before the metrics of the last are fetched. Process 0 alone writes.
 
+    The loss, its terms and the gradients must be finite: the metrics `loss`, `loss/<term>`,
+    `grad_norm` and `grad_norm/<group>`. Other metrics, and the results of hooks, need not be, such
+    as the infinite PSNR of equal images: `metrics.jsonl` has null for such a value, and its name in
+    `not_finite`; the log has one warning per name.
+
     Args:
       step_fn: From `make_parallel_step`, on the same mesh.
       state: State to begin with, replicated over the mesh; the checkpoint's takes its place.
@@ -117,7 +98,7 @@ def train(
       save_every: Steps between checkpoints; the last step is always saved.
       log_every: Steps between lines of `metrics.jsonl`, and points of the curves. Each holds the
         means since the last one, `images_per_second` and `data_wait`, the share of the time that
-        was spent waiting for `batches`.
+        was spent waiting for `batches`. Both leave out the first step, which is compiled.
       hooks: Evaluations and sample grids.
       profile: Number of steps to write a trace of, for Perfetto or XProf.
 
@@ -125,58 +106,67 @@ def train(
       The state after the last step.
 
     Raises:
-      ValueError: If a number of steps is out of range, or processes were given the same examples.
-      FloatingPointError: If a metric is not finite: names step, metric and group of layers. The
-        newest checkpoint is from before it.
+      ValueError: If a number of steps is out of range, the batches end or do not divide over the
+        devices, processes were given the same examples, or a metric has a name of the log's own.
+      FloatingPointError: If the loss, a term or a gradient is not finite: names step, metric and
+        group of layers. The newest checkpoint is from before it.
       Stopped: After SIGINT or SIGTERM, when the state is saved. A second SIGINT interrupts at once.
     """
-    _check_counts(steps=steps, save_every=save_every, log_every=log_every, profile=profile)
+    counts = {"steps": steps, "save_every": save_every, "log_every": log_every}
+    for name, count in counts.items():
+        check_integer(name, count)
+    check_integer("profile", profile, least=0)
     if checkpoints is not None and (restored := checkpoints.restore(state)) is not None:
         state = restored.state
         batches.set_state(restored.data)
     first = int(state.step)
     if first > steps:
-        raise ValueError(f"the run has taken {first} steps already; --steps {steps} is fewer")
+        raise ValueError(f"the run has taken {first} steps already; steps={steps} is fewer")
     if first:
-        found = (
-            f"{checkpoints.folder if checkpoints else 'the state'} is at step {first} of {steps}"
-        )
-        logger.info("%s: %s", found, "nothing is left to do" if first == steps else "going on")
+        rest = "nothing is left to do" if first == steps else "resuming"
+        source = checkpoints.folder if checkpoints else "the state"
+        logger.info("%s is at step %d of %d: %s", source, first, steps, rest)
     key = devices.replicate(key, mesh)
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(_Stop())
-        record = stack.enter_context(_Record(folder, first, steps, log_every))
+        stop = stack.enter_context(_StopSignals())
+        where = Path(folder) if folder else None
+        log = Log(where, first=first, steps=steps, every=log_every, profile=profile)
+        stack.enter_context(log)
         if first == 0:
-            record.call(hooks, 0, state)
+            _call(hooks, 0, state, log)
         for number in range(first + 1, steps + 1):
-            record.profile(number - first, profile)
-            began = time.perf_counter()
-            batch = _next(batches, number)
-            if number == first + 1:
-                _check_shares(batch)
-            size = len(jax.tree.leaves(batch)[0]) * jax.process_count()
-            batch = devices.split(batch, mesh)
-            waited = time.perf_counter() - began
+            log.begin(number)
+            with log.waiting():
+                batch = _next(batches, number)
+                if number == first + 1:
+                    _check_shares(batch)
+                batch = devices.split(batch, mesh)
             state, metrics = step_fn(state, batch, key)
-            record.step(number, metrics, size, waited)
-            stopping = stop.asked(number)
+            log.add_step(number, metrics, images=len(jax.tree.leaves(batch)[0]))
+            stopping = stop.signal_at(number)
             last = number == steps
             due = [hook for hook in hooks if last or number % hook.every == 0]
             if due and not stopping:
-                record.call(due, number, state)
+                _call(due, number, state, log)
             if checkpoints is not None and (stopping or last or number % save_every == 0):
-                record.flush()  # a state is saved once the metrics that led to it are known good
+                log.flush()  # a state is saved once the metrics that led to it are known good
                 data = batches.get_state()
                 checkpoints.save(number, state, data=data, wait=bool(stopping or last))
             if stopping:
-                record.flush()
-                record.write(number)
-            if due and stopping:  # only now: whoever asked to stop may not wait for it
-                record.call(due, number, state)
+                log.flush()
+                log.write(number)
+            if due and stopping:  # hooks run last: the process may be killed before they end
+                _call(due, number, state, log)
             if stopping and not last:
                 raise Stopped(number, stopping, checkpoints and checkpoints.folder)
-        record.flush()
+        log.flush()
     return state
+
+
+def _call(hooks: Sequence[Hook], step: int, state: TrainState, log: Log) -> None:
+    with log.paused():
+        for hook in hooks:
+            log.add_results(step, hook.call(state))
 
 
 def _next(batches: Batches, number: int) -> Any:
@@ -197,185 +187,30 @@ def _check_shares(batch: Any) -> None:
             )
 
 
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < (name != "profile"):
-            raise ValueError(f"{name} must be at least {int(name != 'profile')}; got {count}")
-
-
-class _Stop:
+class _StopSignals:
     """Turns SIGINT and SIGTERM into a question that the loop asks after each step."""
 
-    def __enter__(self) -> "_Stop":
+    def __enter__(self) -> "_StopSignals":
         self._number = 0
         self._before = {}
         self._shared = jax.process_count() > 1
         if threading.current_thread() is threading.main_thread():
             # On several hosts JAX itself watches for SIGTERM, and agrees on a step to stop at.
             for number in (signal.SIGINT,) if self._shared else (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: object) -> None:
+    def _note(self, number: int, frame: object) -> None:
         if self._shared or (self._number and number == signal.SIGINT):
             raise KeyboardInterrupt
         self._number = number
 
-    def asked(self, step: int) -> int:
+    def signal_at(self, step: int) -> int:
         """The signal that came, or 0."""
         if self._shared:
             return signal.SIGTERM * multihost_utils.reached_preemption_sync_point(step)
         return self._number
-
-
-class _Record:
-    """Metrics on their way from the device to the progress bar, the file and TensorBoard."""
-
-    def __init__(self, folder: Any, first: int, steps: int, log_every: int):
-        self._folder = Path(folder) if folder and jax.process_index() == 0 else None
-        self._first, self._steps, self._every = first, steps, log_every
-        self._pending: tuple[int, Any, int, float] | None = None
-        self._tracing = False
-
-    def __enter__(self) -> "_Record":
-        self._bar = tqdm.tqdm(
-            total=self._steps,
-            initial=self._first,
-            unit="step",
-            disable=jax.process_index() != 0 or None,  # None: also where there is no terminal
-        )
-        self._board = None
-        if self._folder is not None:
-            from tensorboardX import SummaryWriter
-
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._lines = self._folder / "metrics.jsonl"
-            _cut(self._lines, self._first)
-            board = self._folder / "tensorboard"
-            self._board = SummaryWriter(str(board), purge_step=self._first + 1)
-        self._start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-        if self._tracing:
-            jax.profiler.stop_trace()
-        if self._board is not None:
-            self._board.close()
-
-    def _start(self) -> None:
-        self._since: list[dict[str, float]] = []
-        self._images, self._waited = 0, 0.0
-        self._began = time.perf_counter()
-
-    def step(self, step: int, metrics: Any, size: int, waited: float) -> None:
-        """Takes the metrics of a step that was just dispatched, and looks at the one before."""
-        before, self._pending = self._pending, (step, metrics, size, waited)
-        self._take(before)
-
-    def flush(self) -> None:
-        """Waits for the metrics of the last step."""
-        before, self._pending = self._pending, None
-        self._take(before)
-
-    def _take(self, pending: tuple[int, Any, int, float] | None) -> None:
-        if pending is None:
-            return
-        step, metrics, size, waited = pending
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        try:
-            _check_finite(step, values)
-        except FloatingPointError:
-            self.write(step - 1)  # what led to it
-            raise
-        self._since.append(values)
-        self._images += size
-        self._waited += waited
-        self._bar.update()
-        if step % self._every == 0 or step == self._steps:
-            self.write(step)
-
-    def write(self, step: int) -> None:
-        """Writes the means since the last line, if there has been a step since."""
-        if not self._since:
-            return
-        seconds = time.perf_counter() - self._began
-        names = self._since[0]
-        means = {name: float(np.mean([found[name] for found in self._since])) for name in names}
-        rate = self._images / seconds
-        shown = [f"{name} {means[name]:.4g}" for name in means if "/" not in name]
-        told = ", ".join([*shown, f"{rate:.3g} images/s"])
-        self._bar.set_postfix_str(told)
-        if self._bar.disable and self._folder is not None:
-            logger.info("step %d of %d: %s", step, self._steps, told)
-        self.add(step, {**means, "images_per_second": rate, "data_wait": self._waited / seconds})
-        self._start()
-
-    def call(self, hooks: Sequence[Hook], step: int, state: TrainState) -> None:
-        """Calls hooks, outside the time that the step's own rate is measured in."""
-        self.flush()
-        began = time.perf_counter()
-        for hook in hooks:
-            self.add(step, hook.call(state))
-        self._began += time.perf_counter() - began
-
-    def add(self, step: int, results: Mapping[str, Any]) -> None:
-        """Writes scalars, and pictures `(h, w, 3)`."""
-        if self._folder is None or self._board is None:
-            return
-        scalars = {}
-        for name, value in results.items():
-            if np.ndim(value) == 3:
-                picture = np.clip(np.asarray(value, np.float32), 0, 1)
-                self._board.add_image(name, picture, step, dataformats="HWC")
-            else:
-                scalars[name] = float(value)
-                self._board.add_scalar(name, scalars[name], step)
-        if scalars:
-            with self._lines.open("a") as lines:
-                lines.write(json.dumps({"step": step, **scalars}) + "\n")
-
-    def profile(self, taken: int, count: int) -> None:
-        """Begins or ends the trace, if it is time."""
-        if not count or self._folder is None:
-            return
-        if taken == _PROFILE_AFTER + 1:
-            self.flush()
-            jax.profiler.start_trace(str(self._folder / "trace"))
-            self._tracing = True
-        elif self._tracing and taken == _PROFILE_AFTER + count + 1:
-            self.flush()
-            jax.profiler.stop_trace()
-            self._tracing = False
-
-
-def _check_finite(step: int, values: Mapping[str, float]) -> None:
-    bad = [name for name, value in values.items() if not np.isfinite(value)]
-    if not bad:
-        return
-    groups = [name.split("/", 1)[1] for name in bad if name.startswith("grad_norm/")]
-    named = ", ".join(f"{name} = {values[name]}" for name in bad if "/" not in name)
-    raise FloatingPointError(
-        f"step {step}: {named or bad[0]}; gradients that are not finite: "
-        f"{', '.join(groups) or 'none'}. Nothing was saved after it. A smaller learning rate or "
-        "optax.clip_by_global_norm may help; jax.config.update('jax_debug_nans', True) finds the "
-        "operation"
-    )
-
-
-def _cut(path: Path, step: int) -> None:
-    """Drops the lines of steps that a resumed run will take again; all, if it begins anew."""
-    if not path.exists():
-        return
-    lines = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut short
-            if json.loads(line)["step"] <= step and step:
-                lines.append(line + "\n")
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text("".join(lines))
-    unfinished.replace(path)

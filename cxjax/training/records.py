@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
+
+from cxjax.training.processes import fail_together, gather
 
 _SHOWN = 8  # differences that a message lists
 
@@ -25,12 +26,16 @@ class UnsoundError(Exception):
     """A checkpoint is damaged."""
 
 
-def as_json(what: str, value: Any) -> Any:
-    """A value as it comes back from JSON, or a `ValueError` that names `what` it is."""
+def as_json(name: str, value: Any) -> Any:
+    """A value as it comes back from JSON, or a `ValueError` that names it.
+
+    JSON has neither NaN nor infinity, and a NaN would never equal the one that was saved.
+    """
     try:
-        return json.loads(json.dumps(dict(value) if isinstance(value, Mapping) else value))
+        value = dict(value) if isinstance(value, Mapping) else value
+        return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} must be what JSON can hold: {error}; got {value!r}") from error
+        raise ValueError(f"{name} must be what JSON can hold: {error}; got {value!r}") from error
 
 
 def json_crc(value: Any) -> int:
@@ -41,13 +46,13 @@ def json_crc(value: Any) -> int:
 def differences(given: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
     """The entries that differ, as text; empty if none does."""
     show = lambda side, name: repr(side[name]) if name in side else "nothing"
-    found = [
+    different = [
         f"{name}: given {show(given, name)}, saved {show(saved, name)}"
         for name in dict.fromkeys([*given, *saved])
         if name not in given or name not in saved or given[name] != saved[name]
     ]
-    more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-    return "; ".join(found[:_SHOWN] + more)
+    more = [f"and {len(different) - _SHOWN} more"] if len(different) > _SHOWN else []
+    return "; ".join(different[:_SHOWN] + more)
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -59,13 +64,13 @@ def _path(keys: Sequence[Any]) -> list[str]:
     return [jax.tree_util.keystr((key,), simple=True) for key in keys]
 
 
-def _form(name: str, leaf: Any) -> str:
+def _dtype_and_shape(name: str, leaf: Any) -> str:
     if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
         raise ValueError(f"a state holds arrays only; {name!r} is {leaf!r}")
     return f"{leaf.dtype} {tuple(leaf.shape)}"
 
 
-def take(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def to_save(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays of a state for orbax, by name, and what is to be recorded of each.
 
     Copies are made on the host of one array at a time.
@@ -77,24 +82,25 @@ def take(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         name = "/".join(path)
         if not name or name in entries:
             raise ValueError(f"each array of a state needs a name of its own; one has {name!r}")
-        entry: dict[str, Any] = {"path": path, "form": _form(name, leaf)}
+        entry: dict[str, Any] = {"path": path, "form": _dtype_and_shape(name, leaf)}
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             entry["key"] = str(jax.random.key_impl(leaf))
             leaf = jax.random.key_data(leaf)
         host = _to_host(name, leaf)
-        if jnp.issubdtype(host.dtype, jnp.inexact) and not _is_good(host):
+        if jnp.issubdtype(host.dtype, jnp.inexact) and not _is_finite(host):
             broken.setdefault(path[0], []).append(name)
         entry |= {"shape": list(host.shape), "dtype": str(host.dtype), "crc": _crc(host)}
         entries[name] = entry
         if host.size:  # orbax refuses empty arrays
-            arrays[name] = leaf if isinstance(leaf, jax.Array) else host
+            is_local = isinstance(leaf, jax.Array) and leaf.is_fully_addressable
+            arrays[name] = leaf if is_local else host
     if broken:
         groups = [f"{group} ({len(n)}, the first {n[0]})" for group, n in broken.items()]
         raise FloatingPointError(f"arrays with NaN or infinity, not saved: {', '.join(groups)}")
     return arrays, entries
 
 
-def _is_good(host: np.ndarray) -> bool:
+def _is_finite(host: np.ndarray) -> bool:
     if host.ndim:
         return bool(np.isfinite(host).all())
     return not np.isnan(host)  # infinite is an optimiser's best loss before the first
@@ -144,7 +150,7 @@ def read_arrays(folder: Path, entries: Mapping[str, Any]) -> dict[str, np.ndarra
         partial_restore=True,
     )
     try:
-        found = ocp.PyTreeCheckpointHandler().restore(epath.Path(folder / "state"), args=args)
+        restored = ocp.PyTreeCheckpointHandler().restore(epath.Path(folder / "state"), args=args)
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # tensorstore's are of many classes
@@ -152,8 +158,8 @@ def read_arrays(folder: Path, entries: Mapping[str, Any]) -> dict[str, np.ndarra
     arrays = {}
     for name, entry in entries.items():
         if 0 in entry["shape"]:
-            found[name] = np.zeros(entry["shape"], entry["dtype"])
-        array = found[name]
+            restored[name] = np.zeros(entry["shape"], entry["dtype"])
+        array = restored[name]
         if (list(array.shape), str(array.dtype)) != (entry["shape"], entry["dtype"]):
             raise UnsoundError(f"{name} is {array.dtype} {array.shape}, which its record is not")
         if _crc(array) != entry["crc"]:
@@ -164,7 +170,7 @@ def read_arrays(folder: Path, entries: Mapping[str, Any]) -> dict[str, np.ndarra
 
 def check_fit(where: str, expected: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
     """Raises a `ValueError` if what is in a checkpoint is not what is expected."""
-    given = {name: _form(name, leaf) for name, leaf in expected.items()}
+    given = {name: _dtype_and_shape(name, leaf) for name, leaf in expected.items()}
     saved = {name: entry["form"] for name, entry in entries.items()}
     if different := differences(given, saved):
         raise ValueError(
@@ -205,15 +211,13 @@ def read_newest(
     unsound: dict[int, str] = {}
     for step in steps:
         record, arrays, reason = {}, {}, ""
-        try:
-            record = read_record(folder / str(step))
-            arrays = read_arrays(folder / str(step), select(step, record))
-        except UnsoundError as error:
-            reason = str(error)
-        failed = np.array(bool(reason))
-        if jax.process_count() > 1:
-            failed = multihost_utils.process_allgather(failed).any()
-        if not failed:
+        with fail_together():
+            try:
+                record = read_record(folder / str(step))
+                arrays = read_arrays(folder / str(step), select(step, record))
+            except UnsoundError as error:
+                reason = str(error)
+        if not any(gather(bool(reason))):
             return step, record, arrays, unsound
         unsound[step] = reason or "another process could not read it"
     reasons = "; ".join(f"step {step}: {reason}" for step, reason in unsound.items())

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Integer, Key, PRNGKeyArray
 
 from cxjax.training.state import Optimizer, TrainState, layer_groups
+from cxjax.types import AnyArray
 
 Metrics = dict[str, Any]  # scalars
 LossFn = Callable[[Any, Any, PRNGKeyArray], tuple[Array, Metrics]]
@@ -30,21 +30,23 @@ def make_train_step(
 
     Args:
       loss_fn: `(params, batch, key) -> (loss, metrics)`: a scalar, the mean over the batch, and a
-        dict of scalars. The key is `fold_in(key, state.step)`, the same on every device; what is
-        drawn per example should come from `example_keys`, so that it does not depend on how many
-        devices there are.
+        dict of scalars. Terms of the loss are named `loss/<term>`: `cxjax.training.loop.train`
+        stops where one is not finite, and logs any other metric as it is. The key is
+        `fold_in(key, state.step)`, the same on every device; what is drawn per example should come
+        from `example_keys`, so that it does not depend on how many devices there are.
       optimizer: Any optax optimiser, of a chain with clipping and schedules as well.
         `optax.MultiSteps(optimizer, k)` accumulates the gradients of k steps.
       axis_name: Name of the mapped axis over which the batch is split, under `jax.pmap` or
         `jax.shard_map(..., check_vma=False)`: gradients and metrics are averaged over it, which is
         right where every device has equally many examples. None where one program sees the whole
         batch: on one device, or under `jax.jit` with shardings.
-      ema_decay: Decay per step of the moving average of the parameters, in [0, 1); the state must
-        be made with `ema=True`. None keeps none.
+      ema_decay: Decay of the moving average of the parameters, in [0, 1), per update of theirs:
+        under `optax.MultiSteps` it moves when they do, every k-th step. The state must be made with
+        `ema=True`. None keeps none.
 
     Returns:
-      `(state, batch, key) -> (state, metrics)`. The metrics are those of `loss_fn` and `loss`,
-      `grad_norm`, and, per group of layers, `grad_norm/<group>`.
+      `(state, batch, key) -> (state, metrics)`. The metrics are those of `loss_fn` and the step's
+      own: `loss`, `grad_norm`, and, per group of layers, `grad_norm/<group>`.
 
     Raises:
       ValueError: If `ema_decay` lies outside [0, 1). The step itself raises one while it is traced
@@ -79,26 +81,38 @@ def make_train_step(
         own["grad_norm"] = optax.tree.norm(grads)
         for name, group in layer_groups(grads).items():
             own[f"grad_norm/{name}"] = optax.tree.norm(group)
-        if taken := set(metrics) & set(own) - {"loss"}:
-            raise ValueError(f"loss_fn returns metrics with the step's own names: {sorted(taken)}")
+        if reserved := sorted(
+            name for name in metrics if name in own or name.startswith("grad_norm/")
+        ):
+            raise ValueError(f"loss_fn returns metrics with the step's own names: {reserved}")
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:
             ema = optax.incremental_update(params, ema, 1 - ema_decay)
+            if (updated := _has_updated(state.opt_state, opt_state)) is not None:
+                ema = jax.tree.map(lambda new, old: jnp.where(updated, new, old), ema, state.ema)
         state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
         return state, {**metrics, **own}
 
     return train_step
 
 
-def example_keys(key: PRNGKeyArray, index: Integer[Array | np.ndarray, "b"]) -> Key[Array, "b"]:
+def _has_updated(before: Any, after: Any) -> Array | None:
+    """Whether an `optax.MultiSteps` in the optimiser has updated; None if there is none."""
+    is_multi = lambda node: isinstance(node, optax.MultiStepsState)
+    nodes = zip(*(jax.tree.leaves(tree, is_leaf=is_multi) for tree in (before, after)), strict=True)
+    counts = [(old.gradient_step, new.gradient_step) for old, new in nodes if is_multi(old)]
+    return jnp.stack([old != new for old, new in counts]).any() if counts else None
+
+
+def example_keys(key: PRNGKeyArray, index: Integer[AnyArray, "b"]) -> Key[Array, "b"]:
     """A key for each example, the same however the batch is split over devices.
 
     Args:
       key: Key that `loss_fn` was given.
       index: The examples' indices in the whole batch or in the whole stream, `(b,)`, which travel
-        with the batch; `cxjax.data.tfds.batches` gives each example its `"index"`.
+        with the batch; `cxjax.data.pipeline.batches` gives each example its `"index"`.
 
     Returns:
       Keys, `(b,)`.

@@ -114,7 +114,7 @@ def weighted_sum(terms: Mapping[str, jax.Array], weights: Mapping[str, Any]) -> 
 def draw(key: jax.Array, sets: Tree, count: int) -> Tree:
     """No more than `count` points of a set, with all that has a row per point; 0 takes all."""
     number = len(jax.tree.leaves(sets)[0])
-    return points.sample(key, sets, sets, count=count)[0] if 0 < count < number else sets
+    return points.sample(key, sets, count=count) if 0 < count < number else sets
 
 
 def over_batch(

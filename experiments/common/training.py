@@ -21,9 +21,8 @@ from jax.sharding import Mesh
 
 import cxjax
 from cxjax.data import images
-from cxjax.data.pipeline import Transform
+from cxjax.data.pipeline import Transform, batches
 from cxjax.data.sources import Source
-from cxjax.data.tfds import batches
 from cxjax.training import devices, loop, records
 from cxjax.training.checkpoint import Checkpoints
 from cxjax.training.step import LossFn
@@ -274,7 +273,7 @@ def _train(
     ):
         optimizer = make_optimizer(config)
         step_fn = devices.make_parallel_step(
-            loss_fn,
+            _with_named_terms(loss_fn),
             optimizer,
             mesh=mesh,
             parallelism=config.parallelism,
@@ -305,6 +304,16 @@ def _train(
                 message += " and, in each process, the options it joined the others with"
             raise Resumable(message, stopped.signal) from stopped
     return jax.device_get(_used(state))
+
+
+def _with_named_terms(loss_fn: LossFn) -> LossFn:
+    """The loss, its terms named `loss/<term>`: the loop stops where one of them is not finite."""
+
+    def named(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        loss, terms = loss_fn(params, batch, key)
+        return loss, {f"loss/{name}": term for name, term in terms.items()}
+
+    return named
 
 
 def _initial(

@@ -1,5 +1,6 @@
 """Pictures of every mode and turn, and files that are none."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -138,6 +139,19 @@ def test_the_shorter_side_is_as_long_as_asked_for(picture, shorter_side, shape):
         assert images.resize_shorter(image, shorter_side=shorter_side).shape == (*wanted, 3)
 
 
+@pytest.mark.parametrize("size", [(7, 11), (33, 30), (50, 9)])
+def test_the_filter_is_lanczos_whatever_the_type(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    image = (pixels / 255).astype(np.float32)
+    expected = np.clip(jax.image.resize(image, (*size, 3), "lanczos3"), 0, 1)
+    np.testing.assert_allclose(images.resize_to(image, size), expected, atol=5e-5)
+    sixteen = images.resize_to(pixels.astype(np.uint16) * np.uint16(257), size)
+    np.testing.assert_allclose(sixteen, expected, atol=5e-5)
+    eight = images.resize_to(pixels, size)
+    assert eight.dtype == np.uint8
+    np.testing.assert_allclose(eight / 255, expected, atol=2 / 255)  # rounded twice
+
+
 def test_resize_keeps_proportions_and_does_not_alias(picture):
     image = (picture / 255).astype(np.float32)
     assert images.resize(image, longest_side=15).shape == (10, 15, 3)
@@ -155,6 +169,15 @@ def test_written_images_read_back_and_replace_the_old(tmp_path, picture):
     expected = np.clip(picture / 255 * 2 - 0.2, 0, 1)
     np.testing.assert_allclose(images.read_image(path), expected, atol=0.003)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(np.uint8, 1), (np.uint16, 257)])
+def test_integers_are_written_by_the_range_of_their_type(tmp_path, picture, dtype, factor):
+    images.write_image(tmp_path / "a.png", picture.astype(dtype) * dtype(factor))
+    np.testing.assert_allclose(images.read_image(tmp_path / "a.png"), picture / 255, atol=1e-6)
+    with pytest.raises(ValueError, match="int64 values up to 250 would show black"):
+        images.write_image(tmp_path / "b.png", picture.astype(np.int64))
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
 
 
 def test_strip_sets_images_of_different_heights_side_by_side(picture):

@@ -167,6 +167,15 @@ def test_images_of_one_example_are_cropped_and_flipped_alike():
     ]
     for batch in take(batches(pairs, **OPTIONS), 5):
         np.testing.assert_allclose(batch["image"] + batch["target"], 1, atol=1e-6)
+    for dtype in (np.uint16, np.float64):  # the second image is one whatever its type
+        white = 1 if dtype == np.float64 else 65535
+        kinds = [
+            {"image": p["image"], "target": (p["target"] / 255 * white).round(9).astype(dtype)}
+            for p in pairs
+        ]
+        options = OPTIONS | {"shorter_side": 9}
+        for batch in take(batches(kinds, **options), 3):
+            np.testing.assert_allclose(batch["image"] + batch["target"], 1, atol=3 / 255)
     pairs[0]["target"] = pairs[0]["target"][:-1]
     with pytest.raises(ValueError, match=r"differ in size: image \(12, 16\), target \(11, 16\)"):
         batches(pairs, **OPTIONS)
@@ -189,6 +198,69 @@ def test_images_of_every_kind_become_rgb():
         batches([np.zeros((4, 4, 5), np.uint8)], batch_size=1, seed=0)
 
 
+def one_value(value, dtype, shape=(4, 6, 3)):
+    return np.full(shape, value, dtype)
+
+
+@pytest.mark.parametrize(
+    ("image", "value"),
+    [
+        (one_value(65535, np.uint16), 1),
+        (one_value(13107, np.uint16), 0.2),
+        (one_value(True, np.bool_), 1),
+        (one_value(16384, np.int16), 16384 / 32767),
+        (one_value(2**31 - 1, np.int32), 1),
+        (one_value(2**63, np.uint64), 0.5),
+        (one_value(0, np.int64), 0),
+        (one_value(0.2, np.float16), 0.2),
+        (one_value([13107, 32768], np.uint16, (4, 6, 2)), 0.6),  # half transparent
+        (one_value([0, 0, 0, True], np.bool_, (4, 6, 4)), 0),
+        (one_value([0, 0, 0, False], np.bool_, (4, 6, 4)), 1),
+    ],
+    ids=lambda value: str(getattr(value, "dtype", "")),
+)
+@pytest.mark.parametrize("shorter_side", [None, 2])
+def test_values_are_shares_of_the_range_of_their_type(image, value, shorter_side):
+    batch = next(batches([image], batch_size=1, seed=0, shorter_side=shorter_side))
+    assert batch["image"].shape == ((1, 4, 6, 3) if shorter_side is None else (1, 2, 3, 3))
+    np.testing.assert_allclose(batch["image"], np.full_like(batch["image"], value), atol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["image", "target"])
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (200, np.float32, "float32 values from 200.0 to 200.0; floating-point .* divide 8-bit"),
+        (-0.1, np.float64, r"float64 values from -0\.1 to -0\.1"),
+        (np.nan, np.float32, "float32 values from nan to nan"),
+        (-1, np.int16, "int16 values from -1 to -1; integer images must not be negative"),
+        (200, np.int64, "int64 values up to 200 would show black.* convert them to uint8"),
+        (1, np.complex64, "an image must be integers, booleans or floating point, not complex64"),
+    ],
+)
+def test_values_outside_their_range_are_refused_with_the_number_in_the_source(
+    key, value, dtype, message
+):
+    good = np.full((4, 6, 3), 0.5, np.float32)
+    examples = [{"image": good, "target": good, "id": f"name {i}"} for i in range(6)]
+    examples[4] = examples[4] | {key: one_value(value, dtype)}
+    options = {"batch_size": 2, "seed": 0, "shorter_side": 2}
+    with pytest.raises(ValueError, match=rf"^'{key}' of example 4 \(name 4\): {message}"):
+        take(batches(examples, **options), 3)
+    with pytest.raises(ValueError, match=rf"^'{key}' of example 0 \(name 4\): {message}"):
+        batches(examples[4:], **options)
+
+
+def test_arrays_of_more_channels_and_nested_ones_are_no_images():
+    features = np.full((4, 6, 5), 7.0)
+    example = {"image": np.zeros((4, 6, 3), np.uint8), "features": features}
+    example["nested"] = {"flow": np.full((4, 6, 2), -3.0)}
+    seen = lambda element, generator: element | {"flow": element["nested"]["flow"]}
+    batch = next(batches([example], batch_size=1, seed=0, size=(2, 2), transform=seen))
+    np.testing.assert_array_equal(batch["features"][0], features)
+    np.testing.assert_array_equal(batch["flow"][0], np.full((4, 6, 2), -3.0))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_the_shorter_side_and_the_centre(dtype):
     options = {"batch_size": 2, "seed": 0}
@@ -207,7 +279,11 @@ def test_the_shorter_side_and_the_centre(dtype):
         (0, {}, "the source has no examples"),
         (10, {"process_count": 3}, "batch_size 4 cannot be shared by 3 processes"),
         (10, {"process_index": 2, "process_count": 2}, r"process_index 2 is not in \[0, 2\)"),
-        (10, {"size": (13, 6)}, "13 x 6 does not fit into the image of example first.*12 x 16"),
+        (
+            10,
+            {"size": (13, 6)},
+            r"13 x 6 does not fit into the image of example 0 \(number 0\).*12 x 16",
+        ),
         (10, {"size": (0, 6)}, r"at least 1, not \(0, 6\)"),
         (10, {"size": (5, 5), "shorter_side": 4}, r"no part of \(5, 5\) fits"),
         (10, {"crop": "middle"}, "unknown crop 'middle'"),
@@ -231,7 +307,9 @@ def test_images_of_different_sizes_need_a_crop():
         next(iterator)
     assert next(batches(images, batch_size=4, seed=0, size=(8, 8)))["image"].shape == (4, 8, 8, 3)
     images[2] = images[2][:5]
-    with pytest.raises(ValueError, match="does not fit into the image of example"):
+    with pytest.raises(
+        ValueError, match="does not fit into the image of example 2, which is 5 x 9"
+    ):
         next(batches(images, batch_size=4, seed=0, size=(8, 8)))
 
 

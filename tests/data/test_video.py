@@ -1,4 +1,4 @@
-"""Films and animations: frames, times, transparency, and files that are neither."""
+"""Videos: frames, times, transparency, and files that are none."""
 
 import subprocess
 import sys
@@ -47,6 +47,15 @@ def test_what_is_written_is_read(tmp_path, frames, suffix):
         np.testing.assert_allclose(read[:, 31], read[:, 30], atol=0.05)
 
 
+def test_frames_of_integers_are_written_by_the_range_of_their_type(tmp_path, frames):
+    pixels = (frames * 255).round().astype(np.uint8)
+    for name, given in (("a", pixels), ("b", pixels.astype(np.uint16) * np.uint16(257))):
+        video.write_video(tmp_path / f"{name}.webp", given, frames_per_second=10, quality=100)
+        video.write_video(tmp_path / "whole.webp", frames, frames_per_second=10, quality=100)
+        expected = video.read_video(tmp_path / "whole.webp")
+        np.testing.assert_array_equal(video.read_video(tmp_path / f"{name}.webp"), expected)
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "webp", "gif"])
 def test_frames_that_come_one_by_one_are_written_as_a_whole_video_is(tmp_path, frames, suffix):
     whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"a.{suffix}"
@@ -68,7 +77,7 @@ def test_frames_that_come_one_by_one_are_written_as_a_whole_video_is(tmp_path, f
     assert sorted(tmp_path.iterdir()) == sorted([whole, path])
 
 
-def test_frames_of_a_film_are_not_held(tmp_path):
+def test_frames_of_a_video_are_not_held(tmp_path):
     held, most = set(), 0
 
     def make():
@@ -85,7 +94,7 @@ def test_frames_of_a_film_are_not_held(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["avi", "mkv", "mov"])
-def test_other_films(tmp_path, frames, suffix):
+def test_other_kinds_of_video(tmp_path, frames, suffix):
     video.write_video(tmp_path / "a.mp4", frames, frames_per_second=25, quality=95)
     path = tmp_path / f"a.{suffix}"
     command = [video._ffmpeg(), "-v", "error", "-i", tmp_path / "a.mp4", "-q:v", "2", path]
@@ -96,7 +105,7 @@ def test_other_films(tmp_path, frames, suffix):
     assert video.frame_rate(path) == 25
 
 
-def test_a_film_of_ten_bits(tmp_path, frames):
+def test_a_video_of_ten_bits(tmp_path, frames):
     """As phones and cameras write them: of such FFmpeg would make 16 bits, if it were let."""
     video.write_video(tmp_path / "a.mp4", frames, frames_per_second=25, quality=95)
     path = tmp_path / "a.mov"
@@ -132,7 +141,7 @@ def test_selected_frames(tmp_path, frames, suffix):
             video.read_video(path, **wrong)
 
 
-def test_a_long_film_need_not_fit_into_memory(tmp_path, frames):
+def test_a_long_video_need_not_fit_into_memory(tmp_path, frames):
     path = tmp_path / "a.mp4"
     video.write_video(path, frames, frames_per_second=25)
     four = 4 * 32 * 48 * 3 * 4
@@ -200,7 +209,7 @@ def test_files_that_are_no_videos(tmp_path):
 def test_without_imageio_ffmpeg_animations_can_still_be_read(tmp_path, frames, monkeypatch):
     video.write_video(tmp_path / "a.mp4", frames, frames_per_second=10)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    message = r'films need imageio-ffmpeg: pip install "cxjax\[images\]"'
+    message = r'videos need imageio-ffmpeg: pip install "cxjax\[images\]"'
     for use in (video.read_video, video.frame_rate):
         with pytest.raises(ImportError, match=message):
             use(tmp_path / "a.mp4")
@@ -218,7 +227,7 @@ def test_a_system_that_imageio_ffmpeg_has_no_program_for(tmp_path, monkeypatch):
         raise RuntimeError("No ffmpeg exe could be found.")
 
     monkeypatch.setattr(imageio, "get_ffmpeg_exe", none)
-    (tmp_path / "a.mp4").write_bytes(b"a film")
+    (tmp_path / "a.mp4").write_bytes(b"a video")
     with pytest.raises(ImportError, match="install FFmpeg, or set IMAGEIO_FFMPEG_EXE"):
         video.read_video(tmp_path / "a.mp4")
 

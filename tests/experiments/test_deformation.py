@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.correspondences.pictures import photograph
 from scipy import ndimage
 
 import cxjax
 from experiments import deformation
-from experiments.correspondences.pictures import photograph
 from experiments.style_transfer import pairs, train, warp
 from experiments.style_transfer.config import VARIANTS
 

@@ -319,7 +319,7 @@ def test_the_variants_of_tensorflow_datasets_train(tmp_path, monkeypatch, varian
     assert paper["source_layers"] == ["conv4_2"]
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(steps) == 2
-    assert all(step["target"] > 0 and step["source"] > 0 for step in steps)
+    assert all(step["loss/target"] > 0 and step["loss/source"] > 0 for step in steps)
     figures = json.loads((out / "results.json").read_text())
     assert {"target", "classifier", "kid"} <= figures.keys()
     assert "lpips" not in figures

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxjax.models import crn, resnet, unet
+from cxjax.models import crn, patchgan, resnet, unet
+from cxjax.training import records
 from tests.models import oracle
 
 MODULES = {"crn": crn, "unet": unet, "resnet": resnet}
@@ -16,6 +17,7 @@ TINY = {
     "unet": unet.UNet(width=4, levels=2),
     "resnet": resnet.ResNet(width=4, blocks=1),
 }
+RESNET_LAYERS = ("first", "down_1", "down_2", "block_1/layer_1", "block_1/layer_2", "up_2", "up_1")
 every_model = pytest.mark.parametrize("name", list(TINY))
 
 
@@ -48,6 +50,53 @@ def test_each_image_of_a_batch_is_computed_by_itself(name, images):
     assert np.abs(batch[0] - batch[1]).max() > 0.01
     images[1] = 1 - images[1] ** 2
     np.testing.assert_array_equal(_apply(TINY[name], _parameters(name), images)[0], batch[0])
+
+
+def _norms(*names):
+    return {f"{name}/norm_{index}" for name in names for index in (1, 2)}
+
+
+# Saved states are read by these names.
+@pytest.mark.parametrize(
+    ("model", "convolutions", "norms"),
+    [
+        (
+            TINY["crn"],
+            {f"module_{width}/conv_{index}" for width in (4, 8, 16) for index in (1, 2)} | {"out"},
+            _norms("module_4", "module_8", "module_16"),
+        ),
+        (
+            TINY["unet"],
+            {
+                *(
+                    f"{part}_{level}/conv_{i}"
+                    for part in ("down", "up")
+                    for level in (1, 2)
+                    for i in (1, 2)
+                ),
+                *("bottom/conv_1", "bottom/conv_2", "out"),
+            },
+            _norms("down_1", "down_2", "bottom", "up_1", "up_2"),
+        ),
+        (
+            TINY["resnet"],
+            {f"{part}/conv" for part in RESNET_LAYERS} | {"last"},
+            {f"{part}/norm" for part in RESNET_LAYERS},
+        ),
+        (
+            patchgan.PatchGAN(width=4, layers=2),
+            {"conv_1", "conv_2", "conv_3", "conv_4"},
+            {"norm_2", "norm_3"},
+        ),
+    ],
+    ids=["crn", "unet", "resnet", "patchgan"],
+)
+def test_the_parameters_keep_their_names(model, convolutions, norms):
+    names = records.flatten(jax.eval_shape(model.init, jax.random.key(0), np.zeros((32, 32, 3))))
+    with_bias = {"out", "last", "conv_1", "conv_4"} & convolutions
+    expected = {f"params/{name}/kernel" for name in convolutions}
+    expected |= {f"params/{name}/{kind}" for name in norms for kind in ("scale", "bias")}
+    assert set(names) == expected | {f"params/{name}/bias" for name in with_bias}
 
 
 @every_model
@@ -126,13 +175,13 @@ def test_wrong_images_are_refused(unchecked_types, key, name, images, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("crn", {"levels": 0}, "levels must be at least 1, not 0"),
+        ("crn", {"levels": 0}, "levels must be a positive integer; got 0"),
         ("crn", {"reduction": 0}, "reduction must be from 1 to 512, not 0"),
         ("crn", {"reduction": 513}, "reduction must be from 1 to 512, not 513"),
-        ("unet", {"width": 0}, "width must be at least 1, not 0"),
-        ("unet", {"levels": 0}, "levels must be at least 1, not 0"),
-        ("resnet", {"width": 0}, "width must be at least 1, not 0"),
-        ("resnet", {"blocks": -1}, "blocks must be at least 0, not -1"),
+        ("unet", {"width": 0}, "width must be a positive integer; got 0"),
+        ("unet", {"levels": 0}, "levels must be a positive integer; got 0"),
+        ("resnet", {"width": 0}, "width must be a positive integer; got 0"),
+        ("resnet", {"blocks": -1}, "blocks must be an integer of at least 0; got -1"),
     ],
 )
 def test_impossible_numbers_are_refused_at_once(name, options, message):

@@ -4,7 +4,7 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from cxjax.models.norm import GroupNorm
+from cxjax.models.norm import GroupNorm, InstanceNorm
 from tests.models import oracle
 
 PLAIN = {"params": {"scale": np.ones(6, np.float32), "bias": np.zeros(6, np.float32)}}
@@ -12,7 +12,7 @@ PLAIN = {"params": {"scale": np.ones(6, np.float32), "bias": np.zeros(6, np.floa
 
 @jax.jit
 def _pull_back(variables, x, cotangent):
-    value, pullback = jax.vjp(lambda x: GroupNorm(1).apply(variables, x), x)
+    value, pullback = jax.vjp(lambda x: InstanceNorm().apply(variables, x), x)
     return value, pullback(cotangent)[0]
 
 
@@ -29,12 +29,24 @@ def test_matches_numpy(maps, group_size):
     layer = {"scale": generator.uniform(0.5, 2, 6), "bias": generator.normal(size=6)}
     expected = np.stack([oracle.normalize(x, layer, group_size) for x in maps])
     with jax.enable_x64(True):
-        normal = GroupNorm(group_size).apply({"params": layer}, jnp.asarray(maps))
+        normal = GroupNorm(group_size=group_size).apply({"params": layer}, jnp.asarray(maps))
     np.testing.assert_allclose(normal, expected, rtol=0, atol=1e-12)
 
 
+def test_instance_normalisation_is_of_groups_of_one_channel(maps):
+    maps = jnp.asarray(maps, jnp.float32)
+    expected = GroupNorm(group_size=1).apply(PLAIN, maps)
+    np.testing.assert_array_equal(InstanceNorm().apply(PLAIN, maps), expected)
+    assert InstanceNorm().init(jax.random.key(0), maps).keys() == PLAIN.keys()
+
+
+def test_the_size_of_a_group_is_not_taken_for_the_number_of_groups(unchecked_types):
+    with pytest.raises(TypeError, match="positional"):
+        GroupNorm(1)
+
+
 def test_one_group_has_the_statistics_of_a_layer_normalisation(maps):
-    normal = np.asarray(GroupNorm(6).apply(PLAIN, jnp.asarray(maps, jnp.float32)))
+    normal = np.asarray(GroupNorm(group_size=6).apply(PLAIN, jnp.asarray(maps, jnp.float32)))
     np.testing.assert_allclose(normal.mean((1, 2, 3)), 0, atol=1e-6)
     np.testing.assert_allclose(normal.std((1, 2, 3)), 1, atol=1e-5)
     assert np.abs(normal.mean((1, 2))).min() > 0.01  # and not that of each channel
@@ -47,7 +59,7 @@ def test_gradient_matches_finite_differences(maps):
 
         def loss(x, scale):
             params = {"scale": scale, "bias": jnp.zeros(6)}
-            return jnp.sum(weight * GroupNorm(2).apply({"params": params}, x))
+            return jnp.sum(weight * GroupNorm(group_size=2).apply({"params": params}, x))
 
         arguments = jnp.asarray(maps), jnp.linspace(0.5, 1.5, 6)
         jax.test_util.check_grads(jax.jit(loss), arguments, order=1, modes=["rev"], eps=1e-6)
@@ -55,8 +67,8 @@ def test_gradient_matches_finite_differences(maps):
 
 def test_statistics_of_half_precision_are_computed_in_single(maps):
     half = jnp.asarray(maps + 30, jnp.bfloat16)
-    normal = GroupNorm(6).apply(PLAIN, half)
-    exact = GroupNorm(6).apply(PLAIN, half.astype(jnp.float32))
+    normal = GroupNorm(group_size=6).apply(PLAIN, half)
+    exact = GroupNorm(group_size=6).apply(PLAIN, half.astype(jnp.float32))
     assert normal.dtype == jnp.bfloat16
     np.testing.assert_array_equal(normal, exact.astype(jnp.bfloat16))
 

@@ -62,5 +62,5 @@ def test_what_cannot_be_judged_is_refused(key, unchecked_types):
     assert model.init_with_output(key, jnp.zeros((12, 40, 3)))[0].shape == (1, 8)
     with pytest.raises(ValueError, match=r"floating point, not \(40, 40, 3\) uint8"):
         model.init(key, jnp.zeros((40, 40, 3), jnp.uint8))
-    with pytest.raises(ValueError, match="layers must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="layers must be a positive integer; got 0"):
         patchgan.PatchGAN(layers=0)

@@ -32,11 +32,11 @@ points = functools.partial(sets.points, dtype=jnp.float64)
 
 def blockwise_pair(x, y, *, block_size=8, bandwidth=0.5, **options):
     options = {"epsilon": 1e-5, "bandwidth": bandwidth, "block_size": block_size, **options}
-    return blockwise.log_best(x, y, y.mean(axis=0), **options)
+    return blockwise.maximum_log_similarity(x, y, y.mean(axis=0), **options)
 
 
 def reference_pair(x, y, *, bandwidth=0.5, distance):
-    return reference.log_best(
+    return reference.maximum_log_similarity(
         x, y, y.mean(axis=0), distance=distance, bandwidth=bandwidth, epsilon=1e-5
     )
 
@@ -98,14 +98,16 @@ def test_cut_targets_equal_the_reference(key, monkeypatch, n, m, block_size, til
 
     def check(x, y, mean, weights):
         options = {"distance": distance, "bandwidth": 0.2, "epsilon": 1e-2, "weights": weights}
-        blocks = lambda x, y: blockwise.log_best(x, y, mean, block_size=block_size, **options)
-        dense = lambda x, y: reference.log_best(x, y, mean, **options)
-        taking = np.full(m, True) if weights is None else np.asarray(weights) > 0
-        cotangent = sets.normal(1, m) * taking
+        blocks = lambda x, y: blockwise.maximum_log_similarity(
+            x, y, mean, block_size=block_size, **options
+        )
+        dense = lambda x, y: reference.maximum_log_similarity(x, y, mean, **options)
+        has_weight = np.full(m, True) if weights is None else np.asarray(weights) > 0
+        cotangent = sets.normal(1, m) * has_weight
         index, value, *actual = map(np.asarray, all_of(blocks, x, y, cotangent))
         wanted_index, wanted_value, *wanted = map(np.asarray, all_of(dense, x, y, cotangent))
-        np.testing.assert_array_equal(index[taking], wanted_index[taking])
-        np.testing.assert_allclose(value[taking], wanted_value[taking], **FLOAT64)
+        np.testing.assert_array_equal(index[has_weight], wanted_index[has_weight])
+        np.testing.assert_allclose(value[has_weight], wanted_value[has_weight], **FLOAT64)
         for a, w in zip(actual, wanted, strict=True):
             assert np.abs(w).max() > 1e-3
             np.testing.assert_allclose(a, w, rtol=1e-9, atol=1e-9)

@@ -439,9 +439,12 @@ def test_the_average_is_what_is_applied(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda f: Checkpoints(f, config={}, keep=0), "keep must be at least 1; got 0"),
+        (lambda f: Checkpoints(f, config={}, keep=0), "keep must be a positive integer; got 0"),
         (lambda f: Checkpoints("gs://bucket/run", config={}), "mounted file system; got gs://"),
         (lambda f: Checkpoints(f, config={"out": Path("a")}), "config must be what JSON can hold"),
+        (lambda f: Checkpoints(f, config={"rate": np.nan}), "config must be .*{'rate': nan}"),
+        (lambda f: Checkpoints(f, config={"a": {"clip": np.inf}}), "config must be .*JSON.*inf"),
+        (lambda f: opened(f).save(1, {"w": jnp.ones(1)}, data=[-np.inf]), "data must be.*-inf"),
         (
             lambda f: opened(f).save(1, {"w": jnp.ones(1)}, data={"a": {1}}),
             "data must be what JSON",
@@ -513,9 +516,49 @@ def test_a_full_disk_costs_no_older_checkpoint(full):
     assert [path.name for path in folder.iterdir()] == ["4"]
 
 
-def test_an_error_is_not_hidden_by_one_in_the_last_save(tmp_path, monkeypatch, caplog):
+FAILURES = [
+    (TypeError("not an array"), TypeError, "not an array"),
+    (ValueError("a name is taken"), ValueError, "a name is taken"),
+    (
+        ValueError("OUT_OF_RANGE [os_error_code='28']"),
+        OSError,
+        r"\[Errno 28\] No space left.*step 4",
+    ),
+    (PermissionError(errno.EACCES, "denied"), OSError, r"\[Errno 13\] Permission denied: step 4"),
+    (OSError("of no number"), OSError, r"\[Errno 5\] Input/output error: step 4.*of no number"),
+]
+
+
+@pytest.mark.parametrize("method", ["save", "wait_until_finished"])
+@pytest.mark.parametrize(("error", "kind", "message"), FAILURES)
+def test_only_what_the_system_refuses_is_an_io_error(
+    folder, monkeypatch, method, error, kind, message
+):
+    def fail(*_, **__):
+        raise error
+
+    unfinished = folder / "4.orbax-checkpoint-tmp"
+    with opened(folder) as checkpoints:
+        before = content(folder)
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoints._manager, method, fail)
+            if method == "wait_until_finished":
+                checkpoints._saving = 4  # as if its save were in progress
+            unfinished.mkdir()
+            with pytest.raises(kind, match=message) as caught:
+                checkpoints.save(4, state_of(4))
+        assert (caught.value is error) == (kind is not OSError)
+        assert content(folder) == before  # and nothing half written
+        assert checkpoints.save(4, state_of(4), wait=True)
+        assert checkpoints.restore(state_of(0)).step == 4
+
+
+@pytest.mark.parametrize(("error", "kind", "message"), FAILURES[::2])
+def test_an_error_is_not_hidden_by_one_in_the_last_save(
+    tmp_path, monkeypatch, caplog, error, kind, message
+):
     def fail():
-        raise OSError(errno.ENOSPC, "full")
+        raise error
 
     def loop():
         with opened(tmp_path) as checkpoints:
@@ -525,7 +568,7 @@ def test_an_error_is_not_hidden_by_one_in_the_last_save(tmp_path, monkeypatch, c
 
     with pytest.raises(KeyError, match="the loop's own"):
         loop()
-    assert "No space left on device" in caplog.text
+    assert str(error) in caplog.text
 
 
 def test_what_a_killed_save_left_is_ignored_and_cleaned(folder):
@@ -579,18 +622,81 @@ with Checkpoints(folder, config={}) as checkpoints:
         print("done")
 """
 
+# What goes wrong in one process must not let the other wait for ever.
+ONE_FAILS = """
+import errno, resource, signal, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from cxjax.training import devices
+from cxjax.training.checkpoint import Checkpoints, ConfigMismatch
+port, folder, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
+jax.config.update("jax_num_cpu_devices", 1)
+devices.initialize_processes(
+    coordinator=f"localhost:{port}", process_count=2, process_index=index
+)
+mesh = devices.make_mesh()
+def state(value=1.0, size=300_000):
+    own = jax.device_put(np.random.default_rng(0).random(size, np.float32) + np.float32(value))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return {"w": jax.make_array_from_single_device_arrays((size,), whole, [own])}
+def fails(kind, text, function, *args, **kwargs):
+    try:
+        function(*args, **kwargs)
+    except kind as error:
+        assert text in str(error), error
+        return error
+    raise AssertionError(f"no {kind}")
+with Checkpoints(folder, config={}) as checkpoints:
+    assert checkpoints.save(1, state(), wait=True)
+    broken = state(np.nan if index == 1 else 1.0)
+    error = fails(FloatingPointError, "arrays with NaN", checkpoints.save, 2, broken)
+    assert str(error).startswith("process 1 failed: FloatingPointError") == (index == 0)
+    fails(ValueError, "what JSON can hold", checkpoints.save, 2, state(), data={1} if index else 1)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if index == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    assert checkpoints.save(2, state())
+    error = fails(OSError, "step 2 could not be saved", checkpoints.wait)
+    assert error.errno == errno.EFBIG
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoints.save(2, state(), wait=True)
+    assert checkpoints.restore(state()).step == 2
+    small = lambda: state(size=3)
+    error = fails(ValueError, "does not fit", checkpoints.restore, small() if index else state())
+fails(ValueError, "given 1, saved nothing", Checkpoints, folder, config={"a": 1} if index else {})
+with Checkpoints(f"{folder}/of-{index}", config={}) as checkpoints:
+    if index == 0:
+        checkpoints.folder.joinpath("7").mkdir()
+    fails(ValueError, "the processes must share", checkpoints.restore, state())
+print("done")
+"""
 
-def test_two_processes_save_and_restore_together(tmp_path):
+
+def run_two(script, folder):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-c", TWO_PROCESSES, port, str(tmp_path)]
+    command = [sys.executable, "-c", script, port, str(folder)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
     runs = [subprocess.Popen([*command, str(index)], **pipes) for index in range(2)]
-    for run in runs:
-        out, errors = run.communicate(timeout=60)
-        assert "done" in out, errors
+    try:
+        for run in runs:
+            out, errors = run.communicate(timeout=60)
+            assert "done" in out, errors
+    finally:
+        for run in runs:
+            run.kill()
+
+
+def test_two_processes_save_and_restore_together(tmp_path):
+    run_two(TWO_PROCESSES, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3", "unsound"]
+
+
+def test_where_one_process_fails_the_other_does_not_wait(tmp_path):
+    run_two(ONE_FAILS, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "of-0"]
 
 
 def test_killed_at_random_it_goes_on_from_the_last_save():

@@ -12,13 +12,14 @@ import pytest
 
 import cxjax
 from cxjax.data.pipeline import batches
-from cxjax.training import devices, loop
+from cxjax.training import devices, logs, loop
 from cxjax.training.checkpoint import Checkpoints
+from cxjax.types import Batches
 
 KEY = jax.random.key(7)
 
 
-class Numbers:
+class Numbers(Batches):
     """Batches whose values tell which they are."""
 
     def __init__(self, end=None, before=lambda number: None):
@@ -29,7 +30,9 @@ class Numbers:
             raise StopIteration
         self.before(self.number)
         self.number += 1
-        rng = np.random.default_rng(self.number)
+        return self.make(np.random.default_rng(self.number))
+
+    def make(self, rng):
         return {"x": rng.normal(size=(8, 3)).astype(np.float32)}
 
     def get_state(self):
@@ -42,7 +45,8 @@ class Numbers:
 def loss_fn(params, batch, key):
     made = jnp.tanh(batch["x"] @ params["first"]["w"]) @ params["second"]["w"]
     noise = jax.random.normal(key, made.shape)
-    return jnp.square(made - noise).mean(), {"size": jnp.abs(made).mean()}
+    loss = jnp.square(made - noise).mean()
+    return loss, {"loss/noise": loss, "size": jnp.abs(made).mean()}
 
 
 OPTIMIZER = optax.adam(0.05)
@@ -117,7 +121,7 @@ def test_every_interval_has_a_line_of_means(step_fn, mesh, whole):
     np.testing.assert_allclose(means, np.reshape(losses, (3, 4)).mean(axis=1), rtol=1e-6)
     assert same(by_hand, state)
     line = next(line for line in found if "loss" in line)
-    assert {"size", "grad_norm", "grad_norm/first", "grad_norm/second"} < line.keys()
+    assert {"size", "loss/noise", "grad_norm", "grad_norm/first", "grad_norm/second"} < line.keys()
     assert line["images_per_second"] > 0
     assert 0 < line["data_wait"] < 1
     assert any((folder / "tensorboard").iterdir())
@@ -140,7 +144,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         log.write(json.dumps({"step": 9, "loss": 0.0}) + '\n{"step": 1')
     assert "is at step" not in caplog.text
     state = run(step_fn, mesh, tmp_path)
-    assert "checkpoints is at step 7 of 12: going on" in caplog.text
+    assert "checkpoints is at step 7 of 12: resuming" in caplog.text
     assert same(state, whole[1])
     found = lines(tmp_path)
     run(step_fn, mesh, tmp_path)
@@ -152,7 +156,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
 
 
 def test_the_real_iterator_goes_on_where_it_was(step_fn, mesh, tmp_path):
-    class Pixels:
+    class Pixels(Batches):
         """Random crops of images, each as the numbers of its corner."""
 
         def __init__(self, before=lambda number: None):
@@ -230,27 +234,122 @@ def test_a_nan_stops_the_run_and_is_not_saved(step_fn, mesh, tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [4, 7]  # what led to it is told
 
 
-def test_only_the_gradient_of_one_group_is_named(step_fn, mesh, tmp_path):
-    values = {"loss": 1.0, "grad_norm": np.inf, "grad_norm/a": 1.0, "grad_norm/b": np.inf}
-    with pytest.raises(FloatingPointError, match=r"step 3: grad_norm = inf; .* finite: b\."):
-        loop._check_finite(3, values)
+def scripted(values):
+    """A step whose metrics are as given: step number -> metrics."""
+
+    def step_fn(state, batch, key):
+        return state.replace(step=state.step + 1), values(int(state.step) + 1)
+
+    return step_fn
+
+
+FINITE = {"loss": 1.0, "loss/style": 0.5, "grad_norm": 1.0, "grad_norm/a": 1.0, "grad_norm/b": 1.0}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["loss"], r"step 3: loss = \S+; gradients that are not finite: none\. Nothing"),
+        (["loss/style"], r"step 3: loss/style = \S+; gradients that are not finite: none\."),
+        (["grad_norm", "grad_norm/b"], r"step 3: grad_norm = \S+; .* finite: b\."),
+        (["grad_norm/a"], r"step 3: grad_norm/a; .* finite: a\."),
+    ],
+)
+def test_a_loss_a_term_or_a_gradient_that_is_not_finite_stops(mesh, names, message, value):
+    metrics = lambda number: FINITE | dict.fromkeys(names if number == 3 else (), value)
+    options = {"key": KEY, "steps": 5, "mesh": mesh}
+    with pytest.raises(FloatingPointError, match=message):
+        loop.train(scripted(metrics), start(), Numbers(), **options)
+
+
+def test_other_metrics_may_be_infinite_and_the_lines_are_json(mesh, tmp_path, caplog):
+    odd = {3: np.inf, 4: -np.inf, 6: np.nan}
+    metrics = lambda number: FINITE | {"psnr": odd.get(number, 30.0), "size": 2.0}
+    score = loop.Hook(4, lambda state: {"score": np.inf if state.step == 4 else 1.0, "best": 2.0})
+    options = {"key": KEY, "steps": 8, "log_every": 2, "mesh": mesh, "hooks": [score]}
+    loop.train(scripted(metrics), start(), Numbers(), folder=tmp_path, **options)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line, parse_constant=refuse) for line in text]
+    steps = [line for line in found if "psnr" in line]
+    assert [line["psnr"] for line in steps] == [30, None, None, 30]
+    assert [line.get("not_finite") for line in steps] == [None, ["psnr"], ["psnr"], None]
+    assert all(line["size"] == 2 for line in steps)
+    scores = [line for line in found if "best" in line]
+    assert [line["score"] for line in scores] == [1, None, 1]
+    assert [line.get("not_finite") for line in scores] == [None, ["score"], None]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == ["step 4: psnr is nan, written as null", "step 4: score is inf, written as null"]
+
+
+@pytest.mark.parametrize("name", ["step", "images_per_second", "data_wait", "not_finite"])
+def test_the_names_of_a_lines_own_fields_are_refused(mesh, name):
+    options = {"key": KEY, "steps": 2, "mesh": mesh}
+    with pytest.raises(ValueError, match=rf"names of the log's own: \['{name}'\]"):
+        loop.train(scripted(lambda number: {**FINITE, name: 1.0}), start(), Numbers(), **options)
+    hook = loop.Hook(1, lambda state: {name: 1.0})
+    with pytest.raises(ValueError, match=rf"names of the log's own: \['{name}'\]"):
+        loop.train(scripted(lambda number: FINITE), start(), Numbers(), hooks=[hook], **options)
+
+
+class Fetched:
+    """A metric on the device, until it is fetched."""
+
+    def __init__(self, on_fetch):
+        self.on_fetch = on_fetch
+
+    def __array__(self, dtype=None, copy=None):
+        self.on_fetch()
+        return np.float32(1.0)
+
+
+# By a clock that only moves where something is done: a step 3 s, its data 1 s.
+@pytest.mark.parametrize(
+    ("log_every", "hook_every", "expected"),
+    [
+        (4, None, [(4, 24 / 12, 3 / 12), (8, 32 / 15, 3 / 15)]),
+        (4, 4, [(4, 24 / 11, 2 / 11), (8, 32 / 16, 4 / 16)]),  # a hook waits for the last step
+        (1, None, [*((step, 8 / 4, 1 / 4) for step in range(2, 8)), (8, 8 / 3, 0)]),
+    ],
+)
+def test_the_rate_leaves_out_the_first_step_and_the_hooks(
+    mesh, tmp_path, monkeypatch, log_every, hook_every, expected
+):
+    now = 0.0
+
+    def spend(seconds):
+        nonlocal now
+        now += seconds
+
+    def metrics(number):
+        spend(1000 if number == 1 else 0)  # compiled
+        return {"loss": Fetched(lambda: spend(3))}
+
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: now)
+    data = Numbers(before=lambda number: spend(1 if number else 500))
+    hooks = [loop.Hook(hook_every, lambda state: spend(70) or {})] if hook_every else []
+    options = {"key": KEY, "steps": 8, "log_every": log_every, "mesh": mesh, "hooks": hooks}
+    loop.train(scripted(metrics), start(), data, folder=tmp_path, **options)
+    found = lines(tmp_path)
+    if log_every == 1:
+        assert found.pop(0).keys() == {"step", "loss"}  # of that step alone there is no rate
+    rates = [(line["step"], line["images_per_second"], line["data_wait"]) for line in found]
+    np.testing.assert_allclose(rates, expected)
 
 
 def test_the_next_step_is_dispatched_before_the_last_metrics_are_fetched(mesh, tmp_path):
     events = []
 
-    class Metric:
-        def __init__(self, number):
-            self.number = number
-
-        def __array__(self, dtype=None, copy=None):
-            events.append(("fetch", self.number))
-            return np.float32(1.0)
-
     def step_fn(state, batch, key):
         number = int(state.step) + 1
         events.append(("dispatch", number))
-        return state.replace(step=state.step + 1), {"loss": Metric(number)}
+        return state.replace(step=state.step + 1), {
+            "loss": Fetched(lambda: events.append(("fetch", number)))
+        }
 
     loop.train(step_fn, start(), Numbers(), key=KEY, steps=3, mesh=mesh)
     assert events == [
@@ -269,10 +368,18 @@ def test_a_trace_of_a_few_steps_is_written(step_fn, mesh, tmp_path):
 
 
 def test_what_cannot_be_run_is_refused(step_fn, mesh, tmp_path):
-    with pytest.raises(ValueError, match="save_every must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="save_every must be a positive integer; got 0"):
         run(step_fn, mesh, tmp_path, save_every=0)
     with pytest.raises(ValueError, match="the batches ended before step 4"):
         run(step_fn, mesh, tmp_path / "a", Numbers(end=3))
+    for batch, message in (
+        ({"number": np.int32(3), "x": np.ones((8, 3))}, r"divide over the 2 .*has shape \(\)"),
+        ({}, "the batch holds no arrays"),
+    ):
+        data = Numbers()
+        data.make = lambda rng, batch=batch: batch
+        with pytest.raises(ValueError, match=message):
+            run(step_fn, mesh, tmp_path / "c", data)
     run(step_fn, mesh, tmp_path / "b", steps=5)
-    with pytest.raises(ValueError, match="has taken 5 steps already; --steps 4 is fewer"):
+    with pytest.raises(ValueError, match="has taken 5 steps already; steps=4 is fewer"):
         run(step_fn, mesh, tmp_path / "b", steps=4)

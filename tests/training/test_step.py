@@ -79,6 +79,24 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(key, batch):
     np.testing.assert_allclose(state.params["w"], whole.params["w"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_average_moves_when_accumulated_gradients_move_the_parameters(key, batch, nested):
+    accumulating = optax.MultiSteps(optax.sgd(0.1), 3)
+    if nested:
+        accumulating = optax.chain(optax.identity(), accumulating.gradient_transformation())
+    step = jax.jit(cxjax.make_train_step(quadratic, accumulating, ema_decay=0.75))
+    state = start(accumulating, ema=True)
+    average = np.asarray(state.params["w"])
+    for number in range(1, 8):
+        before = np.asarray(state.params["w"])
+        state, _ = step(state, batch, key)
+        moved = np.abs(np.asarray(state.params["w"]) - before).max() > 1e-3
+        assert moved == (number % 3 == 0)
+        if moved:
+            average = 0.75 * average + 0.25 * np.asarray(state.params["w"])
+        np.testing.assert_allclose(state.ema["w"], average, rtol=1e-6)
+
+
 def test_each_step_has_a_key_of_its_own(key, batch):
     def noisy(params, batch, key):
         return quadratic(params, batch, key)[0], {"draw": jax.random.normal(key)}
@@ -101,9 +119,10 @@ def test_what_does_not_fit_is_refused(key, batch, unchecked_types):
     per_example = lambda params, batch, key: (jnp.square(batch["x"] @ params["w"]).mean(1), {})
     with pytest.raises(ValueError, match=r"must be a scalar.* shape is \(8,\)"):
         cxjax.make_train_step(per_example, optimizer)(start(optimizer), batch, key)
-    named = lambda params, batch, key: (quadratic(params, batch, key)[0], {"grad_norm": 0.0})
-    with pytest.raises(ValueError, match=r"step's own names: \['grad_norm'\]"):
-        cxjax.make_train_step(named, optimizer)(start(optimizer), batch, key)
+    for name in ("loss", "grad_norm", "grad_norm/w", "grad_norm/none"):
+        named = lambda params, batch, key, name=name: (quadratic(params, batch, key)[0], {name: 0})
+        with pytest.raises(ValueError, match=rf"step's own names: \['{name}'\]"):
+            cxjax.make_train_step(named, optimizer)(start(optimizer), batch, key)
     with pytest.raises(ValueError, match="params holds no arrays"):
         cxjax.TrainState.create(params={}, optimizer=optimizer)
 

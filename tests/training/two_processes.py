@@ -17,9 +17,10 @@ import pytest
 import cxjax
 from cxjax.training import devices, loop
 from cxjax.training.checkpoint import Checkpoints
+from cxjax.types import Batches
 
 
-class Shard:
+class Shard(Batches):
     """This process's part of each batch: every so-manieth example."""
 
     def __init__(self, index, count):
