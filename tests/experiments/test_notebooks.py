@@ -30,8 +30,16 @@ HOLDS = {
     "style_transfer": RUN + 'assert (config.out / "result.png").is_file()',
     "single_image_animation": RUN + 'assert (config.out / "animation.webp").is_file()',
     "puppet_control": RUN + 'assert results["whole"]["lpips"] > 0',
-    "domain_transfer": RUN + 'assert results["lpips"] > 0',
+    "domain_transfer": RUN
+    + """
+import numpy as np
+assert {"lpips", "psnr", "ssim", "cx", "target", "classifier", "kid"} <= results.keys()
+assert results["lpips"] > 0
+rows = np.asarray(Image.open(config.out / "strip.png")).reshape(3, config.size, -1, 3) * 1.0
+assert np.abs(rows[0] - rows[1]).mean() > 1
+""",
 }
+SAID = {"domain_transfer": "judged target", "puppet_control": "| LPIPS |"}  # among what it prints
 HERE = f"""
 import json
 from pathlib import Path
@@ -74,6 +82,7 @@ def test_a_notebook_runs_and_ends_with_its_results(path, tmp_path, monkeypatch):
     assert any("image/png" in output.get("data", {}) for output in outputs)
     said = "".join(output.text for output in outputs if output.output_type == "stream")
     assert "Warning" not in said
+    assert SAID.get(path.stem, "") in said
 
 
 @of_each
