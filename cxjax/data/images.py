@@ -188,10 +188,8 @@ def resize_to(image: Pixels, size: tuple[int, int]) -> Pixels:
     shape = (size[1], size[0])
     if image.dtype == np.uint8:
         return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.LANCZOS))
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        image = as_float(image)
     # Channel by channel: Pillow has no colour picture in floating point.
-    channels = [Image.fromarray(c) for c in np.moveaxis(image.astype(np.float32), 2, 0)]
+    channels = [Image.fromarray(c) for c in np.moveaxis(_floating(image), 2, 0)]
     scaled = [np.asarray(c.resize(shape, Image.Resampling.LANCZOS)) for c in channels]
     return np.clip(np.stack(scaled, axis=2), 0, 1)
 
@@ -231,9 +229,13 @@ def to_bytes(image: Pixels) -> UInt8[np.ndarray, "_ _ 3"]:
     image = np.asarray(image)
     if image.dtype == np.uint8:
         return image
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        image = as_float(image)
-    return (np.clip(image.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
+    return (np.clip(_floating(image), 0, 1) * 255).round().astype(np.uint8)
+
+
+def _floating(image: np.ndarray) -> np.ndarray:
+    """Floating point as it is, and integers by `as_float`; all as float32."""
+    is_floating = jnp.issubdtype(image.dtype, jnp.floating)
+    return image.astype(np.float32) if is_floating else as_float(image)
 
 
 def as_float(image: Shaped[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -278,19 +280,22 @@ def as_float(image: Shaped[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]
     return np.divide(image, largest, dtype=np.float64).astype(np.float32)
 
 
-def strip(images: Sequence[Picture], *, gap: int = 4) -> Picture:
+def strip(images: Sequence[Pixels], *, gap: int = 4) -> Picture:
     """Sets images side by side on white, centred vertically.
 
     Args:
-      images: Images `(h, w, 3)` of any sizes.
+      images: Images `(h, w, 3)` of any sizes: floating point, or integers as in `as_float`.
       gap: White pixels between them.
 
     Returns:
       One image as high as the highest.
+
+    Raises:
+      ValueError: As `as_float` for integers.
     """
     height = max(image.shape[0] for image in images)
     pieces = []
-    for image in images:
+    for image in map(_floating, images):
         above = (height - image.shape[0]) // 2
         below = height - image.shape[0] - above
         pieces.append(np.pad(image, ((above, below), (0, gap), (0, 0)), constant_values=1))

@@ -182,7 +182,7 @@ def test_integers_are_written_by_the_range_of_their_type(tmp_path, picture, dtyp
 
 def test_strip_sets_images_of_different_heights_side_by_side(picture):
     image = (picture / 255).astype(np.float32)
-    joined = images.strip([image, image[:10, :8]], gap=2)
+    joined = images.strip([image, picture[:10, :8]], gap=2)  # of two types
     assert joined.shape == (20, 30 + 2 + 8, 3)
     np.testing.assert_array_equal(joined[:, :30], image)
     np.testing.assert_array_equal(joined[5:15, 32:], image[:10, :8])
