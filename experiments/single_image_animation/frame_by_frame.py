@@ -26,7 +26,7 @@ from experiments.common.optimization import (
     last_image,
 )
 from experiments.common.runs import make_folder, read_config, write_results
-from experiments.common.terms import draw, loss_of, priors, weighted_sum
+from experiments.common.terms import draw, loss_of, priors
 from experiments.single_image_animation.config import Config
 from experiments.single_image_animation.data import read_pair
 from experiments.single_image_animation.evaluation import evaluate_frames, show
@@ -90,7 +90,7 @@ class Objective:
             "content": loss_of("contextual", bandwidth=_CONTENT_BANDWIDTH)(*to_content),
             **priors(image),
         }
-        loss = weighted_sum(terms, _WEIGHTS)
+        loss = jnp.asarray(sum(_WEIGHTS[name] * term for name, term in terms.items()))
         return loss, (image, {"loss": loss, **terms})
 
 
