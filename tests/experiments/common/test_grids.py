@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import tyro
 
 from experiments.common import grids, records, runs
 from experiments.common.grids import Grid, GridOptions
@@ -564,6 +565,29 @@ def test_export_without_a_finished_run_is_refused(home, tmp_path):
 
 
 # --- Real processes ---
+
+
+def test_other_processes_are_given_the_same_options(make, monkeypatch, tmp_path):
+    commands = []
+
+    class Process:
+        def __init__(self, command, **_):
+            commands.append(command)
+
+        def wait(self):
+            assert len(make.made) == 1  # what is done beside them comes first
+
+    monkeypatch.setattr(grids.subprocess, "Popen", Process)
+    options = {"only": ("main", "seed1"), "set": ("rate=0.5",), "variant": "paper"}
+    make(processes=3, evidence=False, **options)
+    assert len(commands) == 2
+    module, *arguments = commands[0][2:]
+    assert (commands[0][:2], module) == ([sys.executable, "-m"], "experiments.name")
+    kind = GridOptions(out=Path())
+    given = tyro.cli(GridOptions, default=kind, args=arguments[1:])
+    assert arguments[0] == "table"
+    assert given == GridOptions(out=tmp_path / "out", evidence=False, **options)
+
 
 FAKE = """
 import dataclasses, signal, sys, time

@@ -165,7 +165,7 @@ def test_a_run_reads_trains_and_evaluates_in_this_order(trained):
     assert 0 < results["mean"] < 1
     assert runs.read_config(Config, out) == Config(out=out)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "own" in line] == [1, 2]
+    assert [line["step"] for line in lines if "loss/own" in line] == [1, 2]
     assert (out / "samples/step000002.png").is_file()
 
 
@@ -192,7 +192,7 @@ def test_a_run_from_before_an_option_is_resumed_as_what_it_was(trained, tmp_path
     results = training.run(tiny(), config)
     assert results["seconds"] is None  # the first part's are not known
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "own" in line] == [1, 2, 3]
+    assert [line["step"] for line in lines if "loss/own" in line] == [1, 2, 3]
     again = cli.parse(experiment, ["--resume", "--out", str(out)])
     training._begin(again)  # and once more, now with the option
 
