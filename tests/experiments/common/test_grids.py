@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -577,7 +578,7 @@ def test_other_processes_are_given_the_same_options(make, monkeypatch, tmp_path)
         def wait(self):
             assert len(make.made) == 1  # what is done beside them comes first
 
-    monkeypatch.setattr(grids.subprocess, "Popen", Process)
+    monkeypatch.setattr(grids, "subprocess", SimpleNamespace(Popen=Process, DEVNULL=None))
     options = {"only": ("main", "seed1"), "set": ("rate=0.5",), "variant": "paper"}
     make(processes=3, evidence=False, **options)
     assert len(commands) == 2
