@@ -79,7 +79,8 @@ class Objective:
           `(loss, (image, the loss and its terms))`.
         """
         settings, image = self.settings, render(params)
-        made = Reference(image, features_of(settings, self.model, network, image), content.regions)
+        features = features_of(self.model, layers_of(settings), network, image)
+        made = Reference(image, features, content.regions)
         keys = jax.random.split(key, 3)
         style, moments = self.style(keys[0], made, target)
         terms = {"style": style, "content": self.content(keys[1], made, content), **priors(image)}
@@ -217,9 +218,9 @@ def layers_of(settings: Comparison) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*settings.style_layers, *settings.content_layers, *matched)))
 
 
-def features_of(settings: Comparison, model: VGG, network: Any, image: Any) -> Features:
-    """Their features of an image."""
-    return cast(Features, model.apply(network, image, layers=layers_of(settings)))
+def features_of(model: VGG, layers: tuple[str, ...], network: Any, image: Any) -> Features:
+    """An image's features."""
+    return cast(Features, model.apply(network, image, layers=layers))
 
 
 def content_loss_of(settings: Comparison) -> ContentLoss:
