@@ -8,7 +8,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -180,16 +180,16 @@ def coarse_to_fine(
                 image = image + scale.details
             image = jnp.clip(image, 0, 1)
             params = Parameters(pyramid.split(image, levels), others)
-            state = _start(optimizer, params, image, done)
-            schedule = (np.float32(learning_rate), np.float32(1 / scale.steps))
+            state = _start(make_optimizer(optimizer, learning_rate, 0.0), params, image, done)
+            angle = np.float32(np.pi) * np.float32(1 / scale.steps)
             decay = np.float32(_KEEPING_DECAY if scale.drawn else 0)
-            given = (key, schedule, decay, *scale.references())
+            given = (key, angle, decay, *scale.references())
             for progress in descend(
                 _step,
                 state,
                 lambda _, given=given: given,
                 steps=scale.steps,
-                static=(scale.objective, optimizer),
+                static=(scale.objective, optimizer, learning_rate),
                 bar=bar,
                 first=done,
                 advice=advice,
@@ -211,7 +211,7 @@ def last_image(steps: Iterator[tuple[np.ndarray, dict[str, float]]]) -> Picture:
 
 
 def make_optimizer(
-    name: Optimizer, learning_rate: Any, share: Any
+    name: Optimizer, learning_rate: float, angle: Any
 ) -> optax.GradientTransformationExtraArgs:
     """NovoGrad, made to move every level by the learning rate, root mean square; or another.
 
@@ -219,12 +219,12 @@ def make_optimizer(
       name: Which one.
       learning_rate: That of the first step. It falls to a tenth by a cosine; RMSprop's stays, and
         L-BFGS has none.
-      share: One over the number of steps.
+      angle: Pi over the number of steps.
     """
 
     def schedule(count: Any) -> jax.Array:
         # As `optax.cosine_decay_schedule`, whose number of steps is fixed at trace time.
-        cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count * share, 1)))
+        cosine = 0.5 * (1 + jnp.cos(jnp.minimum(count * angle, jnp.pi)))
         return learning_rate * (0.9 * cosine + 0.1)
 
     if name == "lbfgs":  # finds the length of its steps itself
@@ -244,12 +244,14 @@ def make_optimizer(
     return optax.with_extra_args_support(optimizer)
 
 
-def _start(optimizer: Optimizer, params: Parameters, image: jax.Array, done: int) -> _State:
+def _start(
+    optimizer: optax.GradientTransformation, params: Parameters, image: jax.Array, done: int
+) -> _State:
     zero = jnp.zeros(())
     state = _State(
         step=jnp.asarray(done),
         params=params,
-        optimizer=make_optimizer(optimizer, 0.0, 0.0).init(params),
+        optimizer=optimizer.init(params),
         mean_loss=(zero, zero),
         best_loss=jnp.asarray(jnp.inf),
         best_params=params,
@@ -258,13 +260,14 @@ def _start(optimizer: Optimizer, params: Parameters, image: jax.Array, done: int
     return jax.tree.map(jnp.array, state)  # copies, for a step takes its arguments over
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _step(
     objective: Objective,
     name: Optimizer,
+    learning_rate: float,
     state: _State,
     key: jax.Array,
-    schedule: tuple[jax.Array, jax.Array],
+    angle: jax.Array,
     decay: jax.Array,
     *references: Any,
 ) -> tuple[_State, dict[str, jax.Array]]:
@@ -273,7 +276,7 @@ def _step(
     key = jax.random.fold_in(key, 0 if name == "lbfgs" else state.step)
     loss_fn = lambda params: objective(params, key, *references)
     (loss, (image, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = make_optimizer(name, *schedule).update(
+    updates, opt_state = make_optimizer(name, learning_rate, angle).update(
         grads,
         state.optimizer,
         state.params,
@@ -290,7 +293,7 @@ def _step(
     choose = functools.partial(jax.tree.map, functools.partial(jnp.where, better))
     state = _State(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=cast(Parameters, optax.apply_updates(state.params, updates)),
         optimizer=opt_state,
         mean_loss=(losses, weights),
         best_loss=jnp.where(better, mean, state.best_loss),

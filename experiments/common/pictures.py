@@ -41,5 +41,5 @@ def photograph(name: Photograph, *, shortest_side: int) -> images.Picture:
 
 
 def _read(package: str, file: str, crop: images.Box | None) -> images.Picture:
-    with importlib.resources.as_file(importlib.resources.files(package) / file) as found:
-        return images.read_image(found, crop=crop)
+    with importlib.resources.as_file(importlib.resources.files(package) / file) as path:
+        return images.read_image(path, crop=crop)

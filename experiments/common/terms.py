@@ -105,12 +105,6 @@ def priors(image: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def weighted_sum(terms: Mapping[str, jax.Array], weights: Mapping[str, Any]) -> jax.Array:
-    """The sum of the terms that have a weight, each times it."""
-    weighted = [weights[name] * term for name, term in terms.items() if name in weights]
-    return jnp.asarray(sum(weighted))
-
-
 def draw(key: jax.Array, sets: Tree, count: int) -> Tree:
     """No more than `count` points of a set, with all that has a row per point; 0 takes all."""
     number = len(jax.tree.leaves(sets)[0])

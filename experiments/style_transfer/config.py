@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -26,7 +26,6 @@ PairName = Literal[
     "bear-bison",
     "macaw-kingfisher",
 ]
-PAIRS: tuple[PairName, ...] = get_args(PairName)
 
 OF_MAPS = ("gram", "perceptual")  # losses of whole maps, not of sets of points
 
@@ -72,6 +71,21 @@ class Comparison:
     max_points: int = 4096
     """Points of a layer that are compared, drawn anew at each step where there are more; 0 takes
     all."""
+    content_weight: float = 1.0
+    """Weight of the loss to the content, at least 0; that to the target has 1."""
+    moment_weight: float = 3.0
+    """Weight of the difference of means and covariances of the style features (STROTSS)."""
+    palette_weight: float = 0.0
+    """Weight of the relaxed earth mover's distance of the colours (STROTSS)."""
+    tv_weight: float = 6.0
+    """Weight of the total variation of the three colours, at least 0."""
+    chroma_tv_weight: float = 24.0
+    """Weight of the total variation of each colour less the grey: of coloured specks."""
+    range_weight: float = 100.0
+    """Weight of the mean squared excess over [0, 1], at least 0."""
+    deformation: float = 0.0
+    """How freely shapes move towards the target's, by a smooth field: 0 not at all, 3 a little, 10
+    well, 30 with more bending. For pictures that are framed differently. Off in the papers."""
     deformation_layer: str = "conv5_2"
     """Layer by which the field finds what is alike."""
     deformation_cells: int = 8
@@ -105,24 +119,9 @@ class Config(Comparison, RunConfig):
     """Pooling of the network; the authors' is the average."""
     padding: Padding = "edge"
     """What the network sees around the image; zeros leave a frame in the result."""
-    content_weight: float = 1.0
-    """Weight of the loss to the content, at least 0; that to the target has 1."""
     coarse_content_weight: float = 1.0
     """Factor of --content-weight at each coarser scale than the last: 2 keeps things in place, 0.5
     lets them move."""
-    moment_weight: float = 3.0
-    """Weight of the difference of means and covariances of the style features (STROTSS)."""
-    palette_weight: float = 0.0
-    """Weight of the relaxed earth mover's distance of the colours (STROTSS)."""
-    tv_weight: float = 6.0
-    """Weight of the total variation of the three colours, at least 0."""
-    chroma_tv_weight: float = 24.0
-    """Weight of the total variation of each colour less the grey: of coloured specks."""
-    range_weight: float = 100.0
-    """Weight of the mean squared excess over [0, 1], at least 0."""
-    deformation: float = 0.0
-    """How freely shapes move towards the target's, by a smooth field: 0 not at all, 3 a little, 10
-    well, 30 with more bending. For pictures that are framed differently. Off in the papers."""
     initial: Initial = "content"
     """Where to start: the content; its finest details on the target's mean colour, added once more
     at each scale but the last (STROTSS); or noise."""

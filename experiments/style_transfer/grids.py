@@ -17,9 +17,8 @@ from experiments.common.grids import Changes, Finished, Grid
 from experiments.common.runs import Metrics
 from experiments.common.tables import Column, metric
 from experiments.style_transfer import evaluation, gallery, landmarks
-from experiments.style_transfer.config import PAIRS, VARIANTS, Config, PairConfig, PairName
-from experiments.style_transfer.data import PAIRS as PICTURES
-from experiments.style_transfer.data import Pictures
+from experiments.style_transfer.config import VARIANTS, Config, PairConfig, PairName
+from experiments.style_transfer.data import PAIRS, Pictures
 from experiments.style_transfer.evaluation import Scores
 from experiments.style_transfer.stylize import stylize
 
@@ -116,7 +115,7 @@ def compare_runs(base: PairConfig) -> Changes:
         }
         for pair in base.pairs or PAIRS
         for recipe, changes in RECIPES.items()
-        if recipe != "guided" or PICTURES[pair].content.regions
+        if recipe != "guided" or PAIRS[pair].content.regions
     }
 
 
@@ -162,8 +161,9 @@ def check(configs: Sequence[PairConfig]) -> None:
     work."""
     if any(config.method == "feed_forward" for config in configs):
         _network()
-    for pair in {config.pair for config in configs}:
-        PICTURES[pair].read()
+    pairs: set[PairName] = {config.pair for config in configs}
+    for pair in pairs:
+        PAIRS[pair].read()
 
 
 def run(config: PairConfig) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def prepare(config: PairConfig) -> Callable[[Path], Metrics]:
     """Reads the pictures; returns what makes a result, writes it into a folder and scores it."""
 
     def work(folder: Path) -> Metrics:
-        pictures = PICTURES[config.pair].read(config.scored_size or config.size)
+        pictures = PAIRS[config.pair].read(config.scored_size or config.size)
         result = make_result(config)
         images.write_image(folder / "result.png", result)
         result = images.resize_to(result, pictures.content.shape[:2])
@@ -187,7 +187,7 @@ def prepare(config: PairConfig) -> Callable[[Path], Metrics]:
 
 def make_result(config: PairConfig) -> images.Picture:
     """What a method makes of a pair."""
-    pair = PICTURES[config.pair]
+    pair = PAIRS[config.pair]
     if config.method == "optimized":
         pictures = pair.read()
         return stylize(config, pictures if config.guided else Pictures(*pictures[:2]))

@@ -85,28 +85,32 @@ PLACED: dict[PairName, Placed] = {
 # fmt: on
 
 
-def score(pair: PairName, content: images.Picture, target: images.Picture, result: images.Picture):
+def score(
+    pair: PairName, content: images.Picture, target: images.Picture, result: images.Picture
+) -> dict[str, float]:
     """How far a result's shapes moved, by the flow; nothing for pairs without landmarks."""
-    of_pair = _landmarks_of(pair)
-    if of_pair is None:
+    landmarks = [LANDMARKS.get(source.name) for source in (PAIRS[pair].content, PAIRS[pair].target)]
+    if None in landmarks:
         return {}
     return deformation(
         content,
         result,
-        landmarks=of_pair[0],
-        target_landmarks=of_pair[1],
+        landmarks=np.array(landmarks[0]),
+        target_landmarks=np.array(landmarks[1]),
         target_shape=target.shape[:2],
     )._asdict()
 
 
 def score_by_hand() -> dict[str, dict[str, float]]:
-    """The same of the results in which landmarks were placed, by setting and pair: of all, of the
-    face and of the outline."""
+    """The same of the results in which landmarks were placed, by setting and pair: of all of them,
+    of the face and of the outline."""
     rows = {}
     for pair, placed in PLACED.items():
-        content, target = _landmarks_of(pair)
+        content, target = (
+            np.array(LANDMARKS[source.name]) for source in (PAIRS[pair].content, PAIRS[pair].target)
+        )
         for setting, points in placed.landmarks.items():
-            face, outline, whole = (
+            whole, face, outline = (
                 between(
                     content[part],
                     np.array(points)[part],
@@ -114,7 +118,7 @@ def score_by_hand() -> dict[str, dict[str, float]]:
                     shape=placed.shape,
                     target_shape=placed.target_shape,
                 )
-                for part in (FACE, OUTLINE, slice(None))
+                for part in (slice(None), FACE, OUTLINE)
             )
             rows[f"{setting} ({pair})"] = {
                 "share": whole.share,
@@ -123,11 +127,3 @@ def score_by_hand() -> dict[str, dict[str, float]]:
                 "of the outline": outline.share,
             }
     return rows
-
-
-def _landmarks_of(pair: PairName) -> tuple[np.ndarray, np.ndarray] | None:
-    """Those of content and target, if both have them."""
-    names = (PAIRS[pair].content.name, PAIRS[pair].target.name)
-    if not all(name in LANDMARKS for name in names):
-        return None
-    return np.array(LANDMARKS[names[0]]), np.array(LANDMARKS[names[1]])

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import cxjax
 from cxjax import points
@@ -15,8 +14,8 @@ from cxjax.distances import pairwise
 from cxjax.features.vgg import VGG
 from experiments.common import pyramid
 from experiments.common.optimization import Parameters
-from experiments.common.terms import draw, loss_of, priors, weighted_sum
-from experiments.style_transfer.config import OF_MAPS, Comparison, Config, ContentLoss, Loss
+from experiments.common.terms import draw, loss_of, priors
+from experiments.style_transfer.config import OF_MAPS, Comparison, ContentLoss, Loss
 from experiments.style_transfer.warp import centered_positions, look_up, move, pull, strain
 
 Features = dict[str, jax.Array]
@@ -54,8 +53,6 @@ class Objective:
 
     settings: Comparison
     model: VGG
-    layers: tuple[str, ...]
-    """All layers that it looks at, as `layers_of` has them."""
     number_of_regions: int = 1
 
     def __call__(
@@ -65,7 +62,7 @@ class Objective:
         network: Any,
         target: Reference,
         content: Reference,
-        weights: Mapping[str, jax.Array],
+        factor: jax.Array | float,
     ) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
         """Computes the loss.
 
@@ -75,33 +72,42 @@ class Objective:
           network: Parameters of the feature network.
           target: Whose style is taken on.
           content: Whose things are kept.
-          weights: Those of `weights_of`; what has none is not computed.
+          factor: Multiplies the content's weight, and divides the palette's, as STROTSS has it at
+            its coarser scales.
 
         Returns:
           `(loss, (image, the loss and its terms))`.
         """
-        image = render(params)
-        features = features_of(self.model, self.layers, network, image)
+        settings, image = self.settings, render(params)
+        features = features_of(self.model, layers_of(settings), network, image)
         made = Reference(image, features, content.regions)
         keys = jax.random.split(key, 3)
-        style, moments = self.style(keys[0], made, target, moments="moments" in weights)
-        terms = {"style": style, "content": jnp.zeros(()), **priors(image)}
-        if "content" in weights:
-            terms["content"] = self.content(keys[1], made, content)
+        style, moments = self.style(keys[0], made, target)
+        terms = {"style": style, "content": self.content(keys[1], made, content), **priors(image)}
+        loss = (
+            terms["style"]
+            + factor * settings.content_weight * terms["content"]
+            + settings.tv_weight * terms["tv"]
+            + settings.chroma_tv_weight * terms["chroma_tv"]
+            + settings.range_weight * terms["range"]
+        )
         if moments is not None:
             terms["moments"] = moments
-        if "palette" in weights:
+            loss += settings.moment_weight * moments
+        if settings.palette_weight:
             terms["palette"] = self.palette(keys[2], made, target)
-        loss = weighted_sum(terms, weights)
+            loss += settings.palette_weight / factor * terms["palette"]
         if params.others is not None:
-            of_both = (one.features[self.settings.deformation_layer] for one in (made, target))
-            terms["pull"] = pull(*of_both, params.others, shape=image.shape[:2])
-            terms["strain"] = strain(params.others, self.settings.deformation_cells)
-            loss += terms["pull"] + weights["strain"] * terms["strain"]
+            layer, (height, width, _) = settings.deformation_layer, image.shape
+            terms["pull"] = pull(
+                made.features[layer], target.features[layer], params.others, shape=(height, width)
+            )
+            terms["strain"] = strain(params.others, settings.deformation_cells)
+            loss += terms["pull"] + terms["strain"] / settings.deformation
         return loss, (image, {"loss": loss, **terms})
 
     def style(
-        self, key: jax.Array, made: Reference, target: Reference, *, moments: bool = True
+        self, key: jax.Array, made: Reference, target: Reference
     ) -> tuple[jax.Array, jax.Array | None]:
         """Likeness to the target's style, and the difference of the moments if that counts."""
         settings = self.settings
@@ -112,10 +118,13 @@ class Objective:
             loss = functools.partial(_contextual, settings)
         sets = map(self._sets, jax.random.split(key), (made, target))
         pairs = list(zip(*sets, strict=True))
-        return self._over(loss, pairs), self._over(_moments, pairs) if moments else None
+        style = self._over(loss, pairs)
+        return style, self._over(_moments, pairs) if settings.moment_weight else None
 
     def content(self, key: jax.Array, made: Reference, content: Reference) -> jax.Array:
         """Likeness to the content."""
+        if not (self.settings.content_layers and self.settings.content_weight):
+            return jnp.zeros(())
         layers, both = self.settings.content_layers, (made, content)
         kind = content_loss_of(self.settings)
         if kind in ("perceptual", "squared"):
@@ -124,16 +133,14 @@ class Objective:
             loss = _of_points(kind, bandwidth=self.settings.content_bandwidth)
             keys = [jax.random.fold_in(key, number) for number in range(len(layers))]
             terms = [  # the same places in both
-                loss(*(self._at_most(key, one.features[layer]) for one in both))
+                loss(*(self._at_most(key, x.features[layer]) for x in both))
                 for key, layer in zip(keys, layers, strict=True)
             ]
             return jnp.stack(terms).sum()
         loss, places = loss_of(kind), jax.random.uniform(key, (_SELF_SIMILARITY_POINTS, 2))
         if self.settings.layers == "hypercolumns":
-            return loss(*(hypercolumns(one.image, one.features, layers, places) for one in both))
-        terms = [
-            loss(*(interpolate(one.features[name], places) for one in both)) for name in layers
-        ]
+            return loss(*(hypercolumns(x.image, x.features, layers, places) for x in both))
+        terms = [loss(*(interpolate(x.features[name], places) for x in both)) for name in layers]
         return jnp.stack(terms).mean()
 
     def palette(self, key: jax.Array, made: Reference, target: Reference) -> jax.Array:
@@ -145,27 +152,28 @@ class Objective:
 
         def distance(a, b):
             squares = jnp.square(a[:, None] - b[None]).mean(axis=-1)
-            origin = jnp.zeros(a.shape[1])
-            cosine = pairwise(a, b, origin, distance="cosine")
-            return jnp.sqrt(jnp.maximum(squares, 1e-8)) + 2 * cosine
+            euclidean = jnp.sqrt(jnp.maximum(squares, 1e-8))
+            return euclidean + 2 * pairwise(a, b, jnp.zeros(a.shape[1]), distance="cosine")
 
         relaxed = functools.partial(cxjax.relaxed_earth_mover_loss, distance=distance)
         loss = lambda x, y, **masks: relaxed(x.points, y.points, **masks)
-        return self._over(loss, [tuple(map(colours, jax.random.split(key), (made, target)))])
+        return self._by_region(loss, *map(colours, jax.random.split(key), (made, target)))
 
-    def _over(self, loss: Callable[..., jax.Array], pairs: Sequence[tuple[Points, ...]]):
-        """A loss of two sets, summed over pairs of them; with regions each is compared with its
-        like, weighted by its points."""
+    def _over(
+        self, loss: Callable[..., jax.Array], pairs: Sequence[tuple[Points, Points]]
+    ) -> jax.Array:
+        """A loss of two sets, summed over pairs of them."""
+        return jnp.stack([self._by_region(loss, x, y) for x, y in pairs]).sum()
+
+    def _by_region(self, loss: Callable[..., jax.Array], x: Points, y: Points) -> jax.Array:
+        """A loss of two sets; with regions each is compared with its like, weighted by its
+        points."""
+        if x.regions is None or y.regions is None:
+            return loss(x, y)
         terms = []
-        for x, y in pairs:
-            if x.regions is None or y.regions is None:
-                terms.append(loss(x, y))
-                continue
-            of_regions = []
-            for region in range(self.number_of_regions):
-                of_x, of_y = x.regions == region, y.regions == region
-                of_regions.append(of_x.mean() * loss(x, y, x_mask=of_x, y_mask=of_y))
-            terms.append(jnp.stack(of_regions).sum())
+        for region in range(self.number_of_regions):
+            of_x, of_y = x.regions == region, y.regions == region
+            terms.append(of_x.mean() * loss(x, y, x_mask=of_x, y_mask=of_y))
         return jnp.stack(terms).sum()
 
     def _sets(self, key: jax.Array, reference: Reference) -> list[Points]:
@@ -183,27 +191,33 @@ class Objective:
             return [Points(columns, (places - 0.5) * (sides / sides.max())[None], regions)]
         maps = [features[name] for name in settings.style_layers]
         if settings.layers == "concatenated":
-            maps = [concatenate(features, settings)]
+            layers, grid = settings.style_layers, settings.grid
+            maps = [points.concatenate(features, layers=layers, grid=grid)]
         return [
-            self._at_most(jax.random.fold_in(key, number), found, reference.regions)
-            for number, found in enumerate(maps)
+            self._at_most(jax.random.fold_in(key, number), values, reference.regions)
+            for number, values in enumerate(maps)
         ]
 
     def _at_most(
-        self, key: jax.Array, found: jax.Array, regions: jax.Array | None = None
+        self, key: jax.Array, values: jax.Array, regions: jax.Array | None = None
     ) -> Points:
         """A map as points, of which no more than `max_points` are drawn."""
         if regions is not None:
-            regions = jax.image.resize(regions, found.shape[:2], "nearest").reshape(-1)
-        positions = centered_positions(found.shape[:2]).reshape(-1, 2)
-        whole = Points(found.reshape(-1, found.shape[-1]), positions, regions)
+            regions = jax.image.resize(regions, values.shape[:2], "nearest").reshape(-1)
+        positions = centered_positions(values.shape[:2]).reshape(-1, 2)
+        whole = Points(values.reshape(-1, values.shape[-1]), positions, regions)
         return draw(key, whole, self.settings.max_points)
 
 
-def layers_of(config: Config) -> tuple[str, ...]:
+def layers_of(settings: Comparison) -> tuple[str, ...]:
     """All layers that the objective looks at."""
-    matched = (config.deformation_layer,) if config.deformation else ()
-    return tuple(dict.fromkeys((*config.style_layers, *config.content_layers, *matched)))
+    matched = (settings.deformation_layer,) if settings.deformation else ()
+    return tuple(dict.fromkeys((*settings.style_layers, *settings.content_layers, *matched)))
+
+
+def features_of(model: VGG, layers: tuple[str, ...], network: Any, image: Any) -> Features:
+    """An image's features."""
+    return cast(Features, model.apply(network, image, layers=layers))
 
 
 def content_loss_of(settings: Comparison) -> ContentLoss:
@@ -211,56 +225,25 @@ def content_loss_of(settings: Comparison) -> ContentLoss:
     return settings.content_loss or _CONTENT_LOSSES[settings.loss]
 
 
-def weights_of(config: Config, factor: float = 1.0) -> dict[str, np.float32]:
-    """The weights of the terms, without those that do not count.
+def draws_points(settings: Comparison, content: Reference, target: Reference) -> bool:
+    """Whether another key means other points, so that two losses do not compare.
 
     Args:
-      config: Settings.
-      factor: Multiplies the content's weight, and divides the palette's, as STROTSS has it at its
-        coarser scales.
-    """
-    priors = {"tv": config.tv_weight, "chroma_tv": config.chroma_tv_weight}
-    optional = {
-        "content": np.float32(factor)
-        * np.float32(bool(config.content_layers) and config.content_weight),
-        "moments": config.moment_weight if config.loss not in OF_MAPS else 0,
-        "palette": np.float32(config.palette_weight) / np.float32(factor),
-        "strain": 1 / config.deformation if config.deformation else 0,
-    }
-    weights = {"style": 1, **priors, "range": config.range_weight}
-    weights |= {name: weight for name, weight in optional.items() if weight}
-    return {name: np.float32(weight) for name, weight in weights.items()}
-
-
-def draws_points(config: Config, content: Reference, target: Reference) -> bool:
-    """Whether each step compares other points, so that the losses of two steps do not compare.
-
-    Args:
-      config: Settings.
+      settings: Settings.
       content: The content, or shapes in place of its arrays.
       target: The same of the target.
     """
-
-    def too_many(*maps: Any) -> bool:
-        return any(0 < config.max_points < found.shape[0] * found.shape[1] for found in maps)
-
-    def of_layers(layers: Sequence[str], *references: Reference) -> list[Any]:
-        return [one.features[name] for one in references for name in layers]
-
-    if config.optimizer == "lbfgs":  # which sees the same points at each step
-        return False
-    weights, kind = weights_of(config), content_loss_of(config)
-    layers = (config.grid,) if config.layers == "concatenated" else config.style_layers
-    style = config.loss not in OF_MAPS and too_many(*of_layers(layers, content, target))
-    kept = kind == "contextual" and too_many(*of_layers(config.content_layers, content))
-    kept = "content" in weights and (kept or kind == "self_similarity")
-    palette = "palette" in weights and too_many(content.image, target.image)
-    return config.layers == "hypercolumns" or style or kept or palette
-
-
-def features_of(model: VGG, layers: tuple[str, ...], network: Any, image: Any) -> Features:
-    """An image's features."""
-    return cast(Features, model.apply(network, image, layers=layers))
+    kind = content_loss_of(settings) if settings.content_weight else None
+    if settings.layers == "hypercolumns" or (kind == "self_similarity" and settings.content_layers):
+        return True
+    style = (settings.grid,) if settings.layers == "concatenated" else settings.style_layers
+    style = () if settings.loss in OF_MAPS else style
+    maps = [reference.features[layer] for reference in (content, target) for layer in style]
+    if kind == "contextual":
+        maps += [content.features[layer] for layer in settings.content_layers]
+    if settings.palette_weight:
+        maps += [content.image, target.image]
+    return any(0 < settings.max_points < of.shape[0] * of.shape[1] for of in maps)
 
 
 def render(params: Parameters) -> jax.Array:
@@ -271,11 +254,6 @@ def render(params: Parameters) -> jax.Array:
     """
     image = pyramid.merge(params.pieces)
     return image if params.others is None else move(image, jax.lax.stop_gradient(params.others))
-
-
-def concatenate(features: Features, settings: Comparison) -> jax.Array:
-    """The style layers as one, each resized to the grid's layer and divided by its channels."""
-    return points.concatenate(features, layers=settings.style_layers, grid=settings.grid)
 
 
 def hypercolumns(
@@ -296,13 +274,13 @@ def hypercolumns(
       Kolkin et al., STROTSS, CVPR 2019.
     """
     maps = (image, *(features[name] for name in layers))
-    return jnp.concatenate([interpolate(found, places) for found in maps], axis=-1)
+    return jnp.concatenate([interpolate(values, places) for values in maps], axis=-1)
 
 
-def interpolate(found: jax.Array, places: jax.Array) -> jax.Array:
+def interpolate(values: jax.Array, places: jax.Array) -> jax.Array:
     """A map at places, given as in `hypercolumns`."""
-    shape = jnp.asarray(found.shape[:2])
-    return look_up(found, places * shape[None, :] - 0.5)
+    shape = jnp.asarray(values.shape[:2])
+    return look_up(values, places * shape[None, :] - 0.5)
 
 
 def _of_maps(name: str, x: Reference, y: Reference, layers: Sequence[str]) -> jax.Array:

@@ -25,7 +25,6 @@ from experiments.style_transfer.objective import (
     draws_points,
     features_of,
     layers_of,
-    weights_of,
 )
 
 _features_of = jax.jit(features_of, static_argnums=(0, 1))
@@ -61,7 +60,7 @@ def prepare_steps(
     scales = [make_scale(config, model, network, scaled, number) for number in range(len(scaled))]
     control = None
     if config.deformation:
-        control = warp.start(config.deformation_cells, scales[0].shape[:2])
+        control = warp.start(config.deformation_cells, scaled[0].content.shape[:2])
     return functools.partial(
         coarse_to_fine,
         scales,
@@ -103,10 +102,9 @@ def make_scale(
     Raises:
       ValueError: If a picture, or a region of the target, is too small for a layer.
     """
-    pictures, last = scaled[number], len(scaled) - 1
-    layers = layers_of(config)
+    pictures, last, settings = scaled[number], len(scaled) - 1, config.comparison
     shapes = [
-        _shapes_of(config, functools.partial(features_of, model, layers), network, name, picture)
+        _shapes_of(config, model, network, name, picture)
         for name, picture in (("content", pictures.content), ("target", pictures.target))
     ]
     regions, number_of_regions = (None, None), 1
@@ -119,32 +117,32 @@ def make_scale(
         content, target = (
             Reference(
                 jnp.asarray(picture),
-                _features_of(model, layers, network, picture),
-                None if found is None else jnp.asarray(found),
+                _features_of(model, layers_of(settings), network, picture),
+                None if numbers is None else jnp.asarray(numbers),
             )
-            for picture, found in zip(pictures[:2], regions, strict=True)
+            for picture, numbers in zip(pictures[:2], regions, strict=True)
         )
-        factor = config.coarse_content_weight ** (last - number)
-        return network, target, content, weights_of(config, factor)
+        return network, target, content, config.coarse_content_weight ** (last - number)
 
     again = config.initial == "details" and 0 < number < last
     return Scale(
         steps=config.steps[number],
         shape=pictures.content.shape,
-        objective=Objective(config.comparison, model, layers, number_of_regions),
+        objective=Objective(settings, model, number_of_regions),
         references=references,
-        drawn=draws_points(config, *shapes),
+        drawn=config.optimizer != "lbfgs" and draws_points(settings, *shapes),
         details=details_of(pictures.content) if again else None,
     )
 
 
 def _shapes_of(
-    config: Config, features: Callable, network: Any, name: str, picture: images.Picture
+    config: Config, model: VGG, network: Any, name: str, picture: images.Picture
 ) -> Reference:
     """Shapes of a picture and of its features."""
-    shape = jax.ShapeDtypeStruct(picture.shape, picture.dtype)
+    of_image = functools.partial(features_of, model, layers_of(config))
     try:
-        return Reference(shape, jax.eval_shape(features, network, shape), None)  # pyright: ignore
+        shapes: Any = jax.eval_shape(of_image, network, picture)
+        return Reference(jnp.asarray(picture), shapes, None)
     except ValueError as error:
         height, width = picture.shape[:2]
         raise ValueError(
@@ -159,8 +157,10 @@ def _check_regions(
     compared = {"hypercolumns": (), "concatenated": (config.grid,), "summed": config.style_layers}
     for layer in compared[config.layers]:  # hypercolumns take the regions' own pixels
         of_content, of_target = (
-            set(np.unique(masks.resize(numbers, of.features[layer].shape[:2])).tolist())
-            for numbers, of in zip(regions, shapes, strict=True)
+            set(np.unique(masks.resize(numbers, (height, width))).tolist())
+            for numbers, (height, width, _) in zip(
+                regions, (of.features[layer].shape for of in shapes), strict=True
+            )
         )
         if of_content - of_target:
             raise ValueError(

@@ -10,10 +10,12 @@ import pytest
 from scipy import ndimage
 
 import cxjax
-from experiments import deformation
-from experiments.correspondences.pictures import photograph
-from experiments.style_transfer import pairs, train, warp
+from experiments.common import deformation
+from experiments.common.optimization import Parameters
+from experiments.common.pictures import photograph
+from experiments.style_transfer import landmarks, objective, stylize, warp
 from experiments.style_transfer.config import VARIANTS
+from experiments.style_transfer.data import PAIRS
 
 
 def test_a_field_of_zeros_moves_nothing_and_the_border_never_moves(key):
@@ -76,7 +78,7 @@ def test_a_map_of_few_cells_knows_the_pictures_own_field(key):
 def test_what_is_shown_is_seen_through_the_field_which_only_the_pull_moves(key):
     image = jax.random.uniform(key, (20, 20, 3))
     control = jax.random.normal(key, warp.start(3, (20, 20)).shape)
-    seen = lambda control: train.render(train.Parameters([image], control))
+    seen = lambda control: objective.render(Parameters([image], control))
     np.testing.assert_allclose(seen(control), warp.move(image, control), atol=1e-6)
     assert jnp.abs(seen(control) - image).max() > 0.1
     assert jnp.abs(jax.grad(lambda control: seen(control).std())(control)).max() == 0
@@ -86,7 +88,7 @@ def test_a_run_moves_shapes_when_asked_to(tmp_path):
     small = {"scales": (1.0,), "steps": (3,), "style_layers": ("conv2_1",)}
     small |= {"content_layers": ("conv3_1",), "deformation_layer": "conv3_1"}
     config = dataclasses.replace(VARIANTS["smoke"], deformation=30.0, **small)
-    results = train.run(dataclasses.replace(config, out=tmp_path / "out"))
+    results = stylize.run(dataclasses.replace(config, out=tmp_path / "out"))
     assert results["last_step"]["pull"] > 0
     assert results["last_step"]["strain"] > 0
     with pytest.raises(ValueError, match="--deformation must be at least 0; got -1"):
@@ -160,9 +162,9 @@ def test_a_shift_is_no_change_of_shape(cat):
 
 
 def test_landmarks_are_inside_their_pictures_and_as_many_in_each():
-    for name, points in pairs.LANDMARKS.items():
+    for name, points in landmarks.LANDMARKS.items():
         assert len(points) == 11, name
         assert np.min(points) > 0, name
         assert np.max(points) < 100, name
-    known = {source.name for pair in pairs.PAIRS.values() for source in (pair.content, pair.target)}
-    assert set(pairs.LANDMARKS) <= known
+    known = {source.name for pair in PAIRS.values() for source in (pair.content, pair.target)}
+    assert set(landmarks.LANDMARKS) <= known

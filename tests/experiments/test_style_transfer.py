@@ -18,13 +18,14 @@ import scipy.ndimage
 from PIL import Image
 
 from cxjax.data import images
-from experiments import cli
-from experiments.style_transfer import masks, objective, pyramid, train
+from experiments.common import cli, optimization, pyramid
+from experiments.style_transfer import data, masks, objective, stylize
+from experiments.style_transfer.__main__ import EXPERIMENT
 from experiments.style_transfer.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 SMOKE = VARIANTS["smoke"]
-# Half of what the smoke variant's layers take to compile. One run has those, and so has a process.
+# Half of what the smoke variant's layers take to compile: the interrupted process has those.
 SHALLOW = {"style_layers": ("conv2_1", "conv3_1"), "content_layers": ("conv3_1",)}
 
 
@@ -42,10 +43,18 @@ def pair(tmp_path):
     return content, target
 
 
-def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    results = train.run(SMOKE)
-    folder = tmp_path / "out/style_transfer/astronaut-grace_hopper-contextual"
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A run of the built-in pair: its folder's parent, and its results."""
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, stylize.run(settings())
+
+
+def test_smoke_writes_everything_and_the_loss_falls(smoke):
+    folder, results = smoke
+    folder = folder / "out/style_transfer/astronaut-grace_hopper-contextual"
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("config.json", "metrics.jsonl", "results.json", "result.png", "strip.png"),
@@ -57,11 +66,39 @@ def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
     assert metrics[4]["loss"] < metrics[2]["loss"]
     assert json.loads((folder / "config.json").read_text())["size"] == 48
     assert json.loads((folder / "results.json").read_text()) == results
-    content, _ = train.load_pair(SMOKE)
+    assert results["last_step"] == metrics[4]
+    assert results["interrupted"] is False
+    content = data.read(SMOKE).content
     result = images.read_image(folder / "result.png")
     assert result.shape == (48, 48, 3)
     assert np.abs(result - images.resize(content, longest_side=48)).mean() > 0.01
     assert images.read_image(folder / "strip.png").shape == (48, 3 * 48 + 2 * 4, 3)
+
+
+def test_other_pictures_of_a_size_and_what_shapes_no_program_compile_nothing(smoke, tmp_path):
+    """Whatever the cache of compiled programs holds: none is asked for."""
+    asked_for = []
+    event = "/jax/core/compile/backend_compile_duration"
+    heard = lambda name, seconds, **_: asked_for.append(name) if name == event else None
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    paths = [tmp_path / "content.png", tmp_path / "target.png"]
+    for picture, path in zip(data.read(SMOKE)[:2], paths, strict=True):
+        images.write_image(path, 1 - picture)
+    other = settings(
+        content=paths[0],
+        target=paths[1],
+        out=tmp_path / "out",
+        seed=7,
+        steps=(3, 4),
+        save_every=1,
+        coarse_content_weight=2.0,
+    )
+    results = stylize.run(other)
+    assert results["last_step"]["step"] == 7
+    assert asked_for == []
+    wider = {"style_bandwidth": 0.3, "scales": (1.0,), "steps": (1,), "out": tmp_path / "wider"}
+    stylize.run(dataclasses.replace(other, **wider))
+    assert asked_for == [event]  # the measure sees what it should see: another step
 
 
 @pytest.mark.parametrize(
@@ -80,7 +117,7 @@ def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
 def test_every_loss_runs_on_a_users_own_pictures(tmp_path, pair, changes):
     # From noise: at the content itself the baselines' absolute differences have a kink.
     places = {"content": pair[0], "target": pair[1], "out": tmp_path / "out", "initial": "noise"}
-    train.run(settings(scales=(1.0,), steps=(4,), **places, **changes))
+    stylize.run(settings(scales=(1.0,), steps=(4,), **places, **changes))
     assert images.read_image(tmp_path / "out/result.png").shape == (32, 48, 3)
     losses = [
         json.loads(line)["loss"]
@@ -96,16 +133,17 @@ def test_strotss_runs_with_all_its_terms(tmp_path, pair):
     config = dataclasses.replace(
         VARIANTS["strotss"], style_layers=layers, content_layers=layers, **small, **places
     )
-    results = train.run(config)
+    results = stylize.run(config)
     assert results["last_step"]["step"] == 3
     assert {"style", "content", "moments", "palette"} <= set(results["last_step"])
     assert images.read_image(tmp_path / "out/result.png").shape == (32, 48, 3)
 
 
 def test_lbfgs_finds_its_own_steps(tmp_path):
-    shallow = {"style_layers": ("conv1_2",), "content_layers": ("conv2_1",)}
+    # One layer: the program holds the loss several times over.
+    shallow = {"style_layers": ("conv1_1",), "content_layers": ("conv1_1",), "moment_weight": 0.0}
     config = settings(optimizer="lbfgs", scales=(1.0,), steps=(4,), max_points=100, **shallow)
-    train.run(dataclasses.replace(config, out=tmp_path / "out"))
+    stylize.run(dataclasses.replace(config, out=tmp_path / "out"))
     lines = (tmp_path / "out/metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert losses == sorted(losses, reverse=True)
@@ -145,9 +183,9 @@ def test_what_is_kept_has_the_final_size(tmp_path, monkeypatch, capsys, finished
         yield from itertools.islice(original(*args, **kwargs), finished)
         raise KeyboardInterrupt
 
-    original = train.optimize
-    monkeypatch.setattr(train, "optimize", interrupt)
-    results = train.run(settings(out=tmp_path / "out"))
+    original = stylize.coarse_to_fine
+    monkeypatch.setattr(stylize, "coarse_to_fine", interrupt)
+    results = stylize.run(settings(out=tmp_path / "out"))
     assert results["last_step"]["step"] == finished
     assert images.read_image(tmp_path / "out/result.png").shape == (48, 48, 3)
     printed = capsys.readouterr().out
@@ -156,19 +194,95 @@ def test_what_is_kept_has_the_final_size(tmp_path, monkeypatch, capsys, finished
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch):
-    original = train.make_objective
+    class Broken(objective.Objective):
+        def __call__(self, *references):
+            loss, (image, terms) = super().__call__(*references)
+            return loss * jnp.nan, (image, {**terms, "loss": loss * jnp.nan})
 
-    def broken(config, model, regions):
-        def with_nan(image, *references, **options):
-            loss, terms = original(config, model, regions)(image, *references, **options)
-            return loss * jnp.nan, {**terms, "loss": loss * jnp.nan}
-
-        return with_nan
-
-    monkeypatch.setattr(train, "make_objective", broken)
+    monkeypatch.setattr(stylize, "Objective", Broken)
     config = settings(out=tmp_path / "out", scales=(1.0,), steps=(3,))
     with pytest.raises(FloatingPointError, match="became nan at step 1.*learning-rate"):
-        train.run(config)
+        stylize.run(config)
+
+
+def falling(params, key, lucky):
+    """The mean square of an image; one key alone lowers it by a draw that says nothing."""
+    image = pyramid.merge(params.pieces)
+    square = jnp.square(image).mean()
+    same = (jax.random.key_data(key) == lucky).all()
+    loss = square - jnp.where(same, 0.5, 0.0)
+    return loss, (image, {"loss": loss, "square": square})
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_lucky_draw_does_not_win(drawn):
+    lucky = jax.random.key_data(jax.random.fold_in(jax.random.key(3), 4))
+    scale = optimization.Scale(
+        steps=20,
+        shape=(8, 8, 3),
+        objective=falling,
+        references=lambda: (lucky,),
+        drawn=drawn,
+    )
+    start = np.full((8, 8, 3), 0.8, np.float32)
+    options = {"levels": 1, "optimizer": "adam", "learning_rate": 0.02, "seed": 3, "quiet": True}
+    kept, metrics = zip(*optimization.coarse_to_fine([scale], start, **options), strict=True)
+    losses, squares = ([m[name] for m in metrics] for name in ("loss", "square"))
+    assert np.argmin(losses) == 4  # the draw is lucky, the image no better
+    assert squares == sorted(squares, reverse=True)
+    of_kept = np.square(kept[-1]).mean()
+    # With points that stay losses compare, and the lowest one is kept.
+    np.testing.assert_allclose(of_kept, squares[-1] if drawn else squares[4], rtol=1e-5)
+
+
+def test_where_no_points_are_drawn_the_lowest_loss_is_kept_to_the_bit():
+    """Of a loss that rises again, for the steps are far too long."""
+    never = jnp.zeros(2, jnp.uint32)
+    scale = optimization.Scale(
+        steps=12, shape=(8, 8, 3), objective=falling, references=lambda: (never,), drawn=False
+    )
+    start = np.full((8, 8, 3), 0.3, np.float32)
+    options = {"levels": 1, "optimizer": "adam", "learning_rate": 0.3, "seed": 3, "quiet": True}
+    kept, metrics = zip(*optimization.coarse_to_fine([scale], start, **options), strict=True)
+    losses = [m["loss"] for m in metrics]
+    assert min(losses) < losses[-1]
+    assert jnp.square(kept[-1]).mean() == np.float32(min(losses))
+
+
+SELF_SIMILAR = {"content_loss": "self_similarity"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "drawn"),
+    [
+        ({}, False),  # a layer has 64 points, the image 256
+        ({"max_points": 50}, True),
+        ({"max_points": 0}, False),
+        ({"max_points": 50, "style_layers": ("conv2_1",), "layers": "concatenated"}, True),
+        ({"max_points": 50, "loss": "gram"}, False),
+        ({"max_points": 50, "loss": "gram", "content_loss": "contextual"}, True),
+        ({"max_points": 100, "palette_weight": 1.0}, True),
+        ({"max_points": 300, "palette_weight": 1.0}, False),
+        ({"layers": "hypercolumns"}, True),
+        (SELF_SIMILAR, True),
+        ({**SELF_SIMILAR, "content_weight": 0.0}, False),
+        ({**SELF_SIMILAR, "content_layers": ()}, False),
+    ],
+    ids=str,
+)
+def test_it_is_known_whether_points_are_drawn(key, monkeypatch, changes, drawn):
+    config, calls = settings(**{"max_points": 256, "grid": "conv2_1", **changes}), []
+    for name in ("choice", "uniform"):
+        draw = getattr(jax.random, name)
+        spy = lambda *given, draw=draw, **more: calls.append(given) or draw(*given, **more)
+        monkeypatch.setattr(jax.random, name, spy)
+    image = jnp.zeros((16, 16, 3))
+    layers = objective.layers_of(config)
+    picture = objective.Reference(image, Cells().apply(None, image, layers), None)
+    given = (optimization.Parameters([image]), key, None, picture, picture, 1.0)
+    jax.eval_shape(objective_of(config), *given)
+    assert bool(calls) == drawn
+    assert objective.draws_points(config, picture, picture) == drawn
 
 
 # --- The pieces ---
@@ -185,20 +299,19 @@ def test_a_pyramid_merges_back(key, shape, levels):
     np.testing.assert_array_equal(whole, image)
 
 
-def test_concatenation_resizes_and_divides_by_channels():
-    config = settings(style_layers=("conv2_1", "conv3_1"), grid="conv2_1")
+def test_concatenation_resizes_and_divides_by_channels(key):
+    config = settings(style_layers=("conv2_1", "conv3_1"), grid="conv2_1", layers="concatenated")
     features = {"conv2_1": jnp.full((8, 6, 4), 4.0), "conv3_1": jnp.full((4, 3, 10), 5.0)}
-    joined = objective.concatenate(features, config)
-    assert joined.shape == (8, 6, 14)
-    np.testing.assert_allclose(joined[..., :4], 1.0)
-    np.testing.assert_allclose(joined[..., 4:], 0.5)
+    (joined,) = objective_of(config)._sets(key, reference(features))
+    assert joined.points.shape == (8 * 6, 14)
+    np.testing.assert_allclose(joined.points[:, :4], 1.0)
+    np.testing.assert_allclose(joined.points[:, 4:], 0.5)
 
 
 def test_every_level_moves_by_the_learning_rate(key):
-    config = settings(learning_rate=0.02)
     pieces = pyramid.split(jax.random.uniform(key, (32, 32, 3)), 3)
     gradients = jax.tree.map(lambda a: jnp.sin(1e4 * a), pieces)
-    optimizer = train.make_optimizer(config, 10)
+    optimizer = optimization.make_optimizer("novograd", 0.02, np.pi / 10)
     state = optimizer.init(pieces)
     for _ in range(40):  # the momentum has settled, and the schedule is at its end
         updates, state = optimizer.update(gradients, state, pieces)
@@ -214,7 +327,7 @@ def test_baselines_are_relative_to_the_target(key):
         wanted = reference(target)
 
         def style(features, config=config, wanted=wanted):
-            return objective._style(key, config, reference(features), wanted, 1)[0]
+            return objective_of(config).style(key, reference(features), wanted)[0]
 
         assert style(target) == 0
         np.testing.assert_allclose(style({"conv2_1": jnp.zeros((4, 4, 8))}), 1.0)
@@ -222,6 +335,10 @@ def test_baselines_are_relative_to_the_target(key):
 
 def reference(features, regions=None):
     return objective.Reference(jnp.zeros((8, 8, 3)), features, regions)
+
+
+def objective_of(config, number_of_regions=1):
+    return objective.Objective(config.comparison, Cells(), number_of_regions)
 
 
 @pytest.mark.parametrize("loss", ["contextual", "relaxed_earth_mover"])
@@ -238,12 +355,12 @@ def test_a_region_is_compared_with_its_like_alone(key, loss):
 
     def apart(*pairs):
         each = [
-            objective._style(key, config, *(reference({"conv2_1": found}) for found in one), 1)[0]
+            objective_of(config).style(key, *(reference({"conv2_1": found}) for found in one))[0]
             for one in pairs
         ]
         return sum(each) / 2
 
-    found, _ = objective._style(key, config, source, target, 2)
+    found, _ = objective_of(config, 2).style(key, source, target)
     np.testing.assert_allclose(found, apart((left, upper), (right, lower)), rtol=1e-5)
     assert abs(found - apart((left, lower), (right, upper))) > 0.01
 
@@ -277,7 +394,7 @@ def test_places_count_in_the_contextual_loss_as_in_numpy(key, masked):
         (jnp.zeros((4, 3), int), jnp.asarray(~keep, int).reshape(2, 5)) if masked else (None,) * 2
     )
     made, target = (reference({"conv2_1": a}, r) for a, r in zip((x, y), regions, strict=True))
-    found, _ = objective._style(key, config, made, target, 1)
+    found, _ = objective_of(config).style(key, made, target)
     np.testing.assert_allclose(found, -np.log(similarity(0.7, keep)), rtol=1e-4)
     assert abs(similarity(0.7, keep) - similarity(0, keep)) > 0.01
 
@@ -290,23 +407,22 @@ def test_interpolation_is_linear_between_the_centres_of_cells(key):
         wanted = scipy.ndimage.map_coordinates(
             np.asarray(found[..., channel]), at.T, order=1, mode="nearest"
         )
-        got = objective._interpolate(found, places)[:, channel]
+        got = objective.interpolate(found, places)[:, channel]
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_no_more_points_than_asked_for_are_drawn_and_keep_their_region(key):
     found = jnp.arange(48.0).reshape(6, 8, 1)
     regions = jnp.arange(48).reshape(6, 8)
-    drawn = objective._at_most(10, key, found, regions)
+    at_most = lambda count, *given: objective_of(settings(max_points=count))._at_most(*given)
+    drawn = at_most(10, key, found, regions)
     assert drawn.points.shape == (10, 1)
     np.testing.assert_array_equal(drawn.points[:, 0], drawn.regions)
     assert len(set(drawn.regions.tolist())) == 10
-    other = objective._at_most(10, jax.random.fold_in(key, 1), found, regions)
+    other = at_most(10, jax.random.fold_in(key, 1), found, regions)
     assert set(other.regions.tolist()) != set(drawn.regions.tolist())
     for count in (0, 48, 100):
-        np.testing.assert_array_equal(
-            objective._at_most(count, key, found, None).points, found.reshape(-1, 1)
-        )
+        np.testing.assert_array_equal(at_most(count, key, found).points, found.reshape(-1, 1))
 
 
 def test_moments_and_palette_are_those_of_numpy(key):
@@ -323,13 +439,13 @@ def test_moments_and_palette_are_those_of_numpy(key):
 
     grey = [objective.Reference(jnp.full((4, 4, 3), value), {}, None) for value in (0.25, 0.75)]
     # Grey has no colour: the distance is that of the lumas, over the root of three channels.
-    np.testing.assert_allclose(objective._palette(key, SMOKE, *grey, 1), 0.5 / 3**0.5, rtol=1e-3)
+    np.testing.assert_allclose(objective_of(SMOKE).palette(key, *grey), 0.5 / 3**0.5, rtol=1e-3)
     colours = [jnp.broadcast_to(jnp.array(one), (4, 4, 3)) for one in ((1.0, 0, 0), (0, 0, 1.0))]
     yuv = np.array(objective._YUV)
     a, b = yuv[0], yuv[2]
     wanted = np.sqrt(np.mean((a - b) ** 2)) + 1 - a @ b / np.sqrt((a @ a) * (b @ b))
     references = [objective.Reference(colour, {}, None) for colour in colours]
-    np.testing.assert_allclose(objective._palette(key, SMOKE, *references, 1), wanted, rtol=1e-3)
+    np.testing.assert_allclose(objective_of(SMOKE).palette(key, *references), wanted, rtol=1e-3)
     # What the target has beside its region takes no part.
     beside = jnp.concatenate(colours)
     outside = jnp.concatenate([jnp.zeros((4, 4), int), jnp.ones((4, 4), int)])
@@ -337,7 +453,7 @@ def test_moments_and_palette_are_those_of_numpy(key):
         objective.Reference(colours[0], {}, jnp.zeros((4, 4), int)),
         objective.Reference(beside, {}, outside),
     ]
-    assert objective._palette(key, SMOKE, *references, 1) < 1e-3
+    assert objective_of(SMOKE).palette(key, *references) < 1e-3
 
 
 class Cells:
@@ -350,18 +466,20 @@ class Cells:
 def test_coarser_scales_weigh_the_content_as_asked(key):
     config = settings(coarse_content_weight=2.0, scales=(0.5, 0.7, 1.0), steps=(1, 1, 1))
     picture = np.zeros((48, 48, 3), np.float32)
-    stages = [train._stage(config, picture, picture, None, i) for i in range(3)]
-    assert [stage.content_factor for stage in stages] == [4, 2, 1]
+    scaled = stylize.pictures_at_scales(config, data.Pictures(picture, picture))
+    scales = [stylize.make_scale(config, Cells(), None, scaled, i) for i in range(3)]
+    assert [scale.references()[-1] for scale in scales] == [4, 2, 1]
 
     config = settings(content_weight=0.5, palette_weight=3.0, moment_weight=0.0)
     pictures = jax.random.uniform(key, (3, 16, 16, 3))
+    layers = objective.layers_of(config)
     made, target, content = (
-        objective.Reference(one, Cells().apply(None, one, objective.layers(config)), None)
-        for one in pictures
+        objective.Reference(one, Cells().apply(None, one, layers), None) for one in pictures
     )
-    compute = objective.make_objective(config, Cells())
-    one, terms = compute(made.image, key, None, target, content, 1.0)
-    four, _ = compute(made.image, key, None, target, content, 4.0)
+    params = optimization.Parameters([made.image])
+    one, (image, terms) = objective_of(config)(params, key, None, target, content, 1.0)
+    np.testing.assert_array_equal(image, made.image)
+    four, _ = objective_of(config)(params, key, None, target, content, 4.0)
     assert terms["content"] > 0.1
     wanted = 3 * 0.5 * terms["content"] + (1 / 4 - 1) * 3 * terms["palette"]
     np.testing.assert_allclose(four - one, wanted, rtol=1e-4)
@@ -369,8 +487,8 @@ def test_coarser_scales_weigh_the_content_as_asked(key):
 
 def test_details_start_from_the_targets_mean_colour(key):
     content, target = jax.random.uniform(key, (16, 16, 3)), jnp.full((8, 8, 3), 0.3)
-    stage = train.Stage(1, np.asarray(content), np.asarray(target), None, 1.0)
-    start = train._initial(settings(initial="details"), stage)
+    pictures = data.Pictures(np.asarray(content), np.asarray(target))
+    start = stylize.initial_image(settings(initial="details"), pictures)
     np.testing.assert_allclose(start.mean(axis=(0, 1)), 0.3, atol=0.05)
     assert np.corrcoef(start.ravel(), content.ravel())[0, 1] > 0.5
 
@@ -426,11 +544,11 @@ def test_masks_guide_a_run(tmp_path, pair, paint):
     given = {"content_mask": paint("c.png", halves[0]), "target_mask": paint("t.png", halves[1])}
     given |= {"content": pair[0], "target": pair[1], "initial": "noise"}
     scale = {"scales": (1.0,), "steps": (3,)}
-    results = train.run(settings(out=tmp_path / "out", **scale, **given))
+    results = stylize.run(settings(out=tmp_path / "out", **scale, **given))
     assert images.read_image(tmp_path / "out/result.png").shape == (32, 48, 3)
     halves[1][:] = halves[1][:, ::-1]  # now each half is to be like the other one
     given["target_mask"] = paint("other.png", halves[1])
-    other = train.run(settings(out=tmp_path / "other", **scale, **given))
+    other = stylize.run(settings(out=tmp_path / "other", **scale, **given))
     assert abs(other["last_step"]["style"] - results["last_step"]["style"]) > 1e-3
 
 
@@ -439,7 +557,7 @@ def test_masks_are_of_whole_pictures_and_cut_as_they_are(paint):
     for mask in whole:
         mask[:, 256:] = RED
     config = settings(content_mask=paint("c.png", whole[0]), target_mask=paint("t.png", whole[1]))
-    of_content, of_target = train.load_regions(config, *train.load_pair(config))
+    of_content, of_target = data.read(config).regions
     assert (of_content.shape, of_target.shape) == ((280, 280), (380, 380))
     assert of_content[0].sum() == 365 - 256  # of the box from 85 to 365
     assert of_target[0].sum() == 450 - 256
@@ -450,7 +568,7 @@ def test_a_region_too_small_for_a_layer_is_refused(tmp_path, pair, paint):
     content[:, 90:], target[:2, :2] = RED, RED
     given = {"content_mask": paint("c.png", content), "target_mask": paint("t.png", target)}
     with pytest.raises(ValueError, match="region of --target-mask is too small for conv2_1 at one"):
-        train.run(settings(out=tmp_path / "out", content=pair[0], target=pair[1], **given))
+        stylize.run(settings(out=tmp_path / "out", content=pair[0], target=pair[1], **given))
     assert not (tmp_path / "out").exists()
 
 
@@ -460,13 +578,7 @@ def test_a_region_too_small_for_a_layer_is_refused(tmp_path, pair, paint):
 def fails(capsys, *arguments):
     """Runs the command line and returns what it printed as an error, without its line breaks."""
     try:
-        status = cli.main(
-            train.run,
-            VARIANTS,
-            module="experiments.style_transfer",
-            description="",
-            arguments=arguments,
-        )
+        status = cli.main(EXPERIMENT, arguments)
     except SystemExit as error:  # tyro and argparse refuse an option by themselves
         status = error.code
     assert status == 2
