@@ -118,9 +118,9 @@ def make_scale(
             Reference(
                 jnp.asarray(picture),
                 _features_of(model, layers_of(settings), network, picture),
-                None if found is None else jnp.asarray(found),
+                None if numbers is None else jnp.asarray(numbers),
             )
-            for picture, found in zip(pictures[:2], regions, strict=True)
+            for picture, numbers in zip(pictures[:2], regions, strict=True)
         )
         return network, target, content, config.coarse_content_weight ** (last - number)
 
