@@ -271,12 +271,11 @@ def _places(names: Sequence[str], words: Sequence[str]) -> set[int]:
 def _finished(
     name: str, configs: Mapping[str, Any], folder: Path, evidence: Sequence[Record]
 ) -> dict[str, Record]:
-    """The finished runs, in the grid's order: those in the folder, then those of the evidence."""
+    """The finished runs: those in the folder, and of the others those of the evidence."""
     here = {key: record for key in configs if (record := read_record(folder / key)) is not None}
     for key, record in here.items():
         _check_same(folder / key, record.settings, configs[key])
-    records = {**_matching(name, configs, evidence), **here}
-    return {key: records[key] for key in configs if key in records}
+    return {**_matching(name, configs, evidence), **here}
 
 
 def _matching(

@@ -163,13 +163,12 @@ def test_resume_takes_the_settings_of_the_run(tmp_path, monkeypatch, capsys):
     assert "there is no run under out/name; name its folder" in capsys.readouterr().err
     for number in (3, 4):
         _begin(Path(f"out/name/run{number}"), Config(number=number))
-    os.utime("out/name/run3/config.json", (2e9, 2e9))  # the last that was begun
-    assert call(["--resume"], seen.append) == 0
+    for last in (4, 3):  # the last that was begun, whatever its name
+        os.utime(f"out/name/run{last}/config.json", (3e9 - last, 3e9 - last))
+        assert call(["--resume"], seen.append) == 0
+        assert seen.pop() == Config(number=last, resume=True, out=Path(f"out/name/run{last}"))
     assert call(["--resume", "--out", "out/name/run4", "--number", "5"], seen.append) == 0
-    assert seen == [
-        Config(number=3, resume=True, out=Path("out/name/run3")),
-        Config(number=5, resume=True, out=Path("out/name/run4")),
-    ]
+    assert seen == [Config(number=5, resume=True, out=Path("out/name/run4"))]
     assert call(["--resume", "--variant", "paper"], seen.append) == 2
     assert "leave out --variant" in capsys.readouterr().err
     assert call(["--resume", "--out", "nowhere"], seen.append) == 2

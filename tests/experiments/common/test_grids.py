@@ -474,6 +474,15 @@ def test_words_for_one_place_are_alternatives(make, words, chosen):
     assert list(make(grid, only=words).metrics) == list(chosen)
 
 
+def test_a_grid_may_need_others_than_those_asked_for(make):
+    """Such as the one that all are compared with."""
+    grid = GRID._replace(
+        also=lambda base, selected: {"main/seed0"} if len(selected) == 1 else set()
+    )
+    assert list(make(grid, only=("seed2",)).metrics) == ["main/seed0", "main/seed2"]
+    assert list(make(grid, only=("seed[12]",)).metrics) == ["main/seed1", "main/seed2"]
+
+
 def test_words_that_match_nothing_are_refused(make):
     message = r"--only seed7 is no part of a run's name; known: main, seed0, seed1, seed2"
     with pytest.raises(ValueError, match=message):
@@ -569,19 +578,20 @@ def test_export_without_a_finished_run_is_refused(home, tmp_path):
 
 
 def test_other_processes_are_given_the_same_options(make, monkeypatch, tmp_path):
-    commands = []
+    commands, waited = [], []
 
     class Process:
         def __init__(self, command, **_):
             commands.append(command)
 
         def wait(self):
-            assert len(make.made) == 1  # what is done beside them comes first
+            waited.append(len(make.made))
 
     monkeypatch.setattr(grids, "subprocess", SimpleNamespace(Popen=Process, DEVNULL=None))
     options = {"only": ("main", "seed1"), "set": ("rate=0.5",), "variant": "paper"}
     make(processes=3, evidence=False, **options)
     assert len(commands) == 2
+    assert waited == [1, 1]  # once what is done beside them is done
     module, *arguments = commands[0][2:]
     assert (commands[0][:2], module) == ([sys.executable, "-m"], "experiments.name")
     kind = GridOptions(out=Path())

@@ -75,6 +75,7 @@ def test_records_come_back_bit_for_bit(tmp_path):
     written = path.read_bytes()
     records.write_records(path, reversed(read))
     assert path.read_bytes() == written
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.parent.name)
