@@ -33,7 +33,7 @@ class Deformation(NamedTuple):
 def flow(content: images.Picture, result: images.Picture) -> np.ndarray:
     """Where each of the content's pixels is in the result, less where it was.
 
-    What is compared is the grey less its surroundings, over their contrast: a manner changes the
+    What is compared is the grey less its surroundings, over their contrast: a style changes the
     colours, and leaves most edges.
 
     Args:
@@ -48,8 +48,7 @@ def flow(content: images.Picture, result: images.Picture) -> np.ndarray:
       scikit-image.
     """
     evened = [_evened(picture) for picture in (content, result)]
-    found = optical_flow_tvl1(*evened, attachment=10, tightness=0.3, num_warp=10)
-    return np.moveaxis(found, 0, -1)
+    return np.moveaxis(optical_flow_tvl1(*evened, attachment=10, tightness=0.3, num_warp=10), 0, -1)
 
 
 def _evened(picture: images.Picture) -> np.ndarray:
@@ -112,8 +111,8 @@ def between(
       The shares.
     """
     starts, made, ends = (
-        _in_shares(each, of)
-        for each, of in ((landmarks, shape), (placed, shape), (target_landmarks, target_shape))
+        _in_shares(points, of)
+        for points, of in ((landmarks, shape), (placed, shape), (target_landmarks, target_shape))
     )
     return Deformation(
         share=_share(made - starts, ends - starts),
@@ -159,6 +158,6 @@ def _size(ways: np.ndarray) -> float:
 def _shape(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """The ways that no shift, turn and change of scale of the ends explains."""
     origin = starts.mean(axis=0)
-    a, b = ((one - one.mean(axis=0)) @ [1, 1j] for one in (starts, ends))
+    a, b = ((places - places.mean(axis=0)) @ [1, 1j] for places in (starts, ends))
     aligned = b * (np.vdot(b, a) / np.vdot(b, b))
     return np.stack([aligned.real, aligned.imag], axis=-1) + origin - starts

@@ -70,7 +70,7 @@ class GeneratorConfig(RunConfig):
     accumulate: int = 1
     """Steps whose gradients are averaged before the parameters change."""
     ema_decay: float | None = None
-    """Decay per step, in [0, 1), of a moving average of the parameters, which is then what is
+    """Decay per update, in [0, 1), of a moving average of the parameters, which is then what is
     used."""
     precision: Precision = "float32"
     """Type the networks compute in; parameters and losses are float32 in any case."""

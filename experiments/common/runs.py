@@ -215,10 +215,18 @@ def make_folder(out: Path | None, default: Path) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, whole or not at all."""
+    """Writes JSON, whole or not at all; a number that is not finite becomes null."""
     unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(value, indent=1) + "\n")
+    unfinished.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
     unfinished.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_results(folder: Path, metrics: Metrics, *, seconds: float | None) -> dict[str, Any]:

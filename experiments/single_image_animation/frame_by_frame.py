@@ -41,7 +41,7 @@ _CONTENT_LAYER = "conv4_2"
 _BANDWIDTH, _CONTENT_BANDWIDTH = 0.2, 0.1
 _WEIGHTS = {"style": 1.0, "content": 1.0, "tv": 6.0, "chroma_tv": 24.0, "range": 100.0}
 _MAX_POINTS = 4096  # of a layer; of more, others are drawn at each step
-_LEVELS, _LEARNING_RATE = 6, 0.01
+_DESCENT: Any = {"levels": 6, "optimizer": "novograd", "learning_rate": 0.01, "seed": 0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,10 +115,8 @@ def run(config: FrameByFrameConfig) -> dict[str, Any]:
     folder = make_folder(config.out, config.run.with_name(f"{config.run.name}-frame_by_frame"))
     print(f"results in {folder}")
     sides = [max(1, round(of_run.size * scale)) for scale in config.scales]
-    made = [
-        stylize(model, network, frame, pair.target, sides=sides, steps=config.steps)
-        for frame in tqdm(pair.held_out, unit="frame")
-    ]
+    stylize = functools.partial(_stylize, model, network, pair.target, sides, config.steps)
+    made = [stylize(frame) for frame in tqdm(pair.held_out, unit="frame")]
     features = make_features(of_run, layers_of(of_run))
     metrics = evaluate_frames(of_run, features, pair, np.stack(made), folder)
     results = write_results(folder, metrics, seconds=time.perf_counter() - began)
@@ -126,49 +124,28 @@ def run(config: FrameByFrameConfig) -> dict[str, Any]:
     return results
 
 
-def stylize(
+def _stylize(
     model: VGG,
     network: Any,
-    frame: Picture,
     target: Picture,
-    *,
     sides: Sequence[int],
     steps: Sequence[int],
+    frame: Picture,
 ) -> Picture:
-    """A frame in the style of the target.
-
-    Args:
-      model: Feature network.
-      network: Its parameters.
-      frame: `(h, w, 3)`.
-      target: `(h', w', 3)`.
-      sides: Longest sides of the image, in pixels, that are optimised one after the other.
-      steps: Steps at each of them.
-    """
+    """A frame in the style of the target, its longest side one of `sides` after the other."""
     scales = []
     for side, count in zip(sides, steps, strict=True):
-        shape = resize(frame, longest_side=side).shape
-        of_frame, of_target = (
-            _features_of(model, network, resize(picture, longest_side=side))
-            for picture in (frame, target)
-        )
-        maps = (*of_frame.values(), *of_target.values())
+        content, style = (resize(picture, longest_side=side) for picture in (frame, target))
+        given = (network, *(_features_of(model, network, image) for image in (style, content)))
+        maps = [features for of_image in given[1:] for features in of_image.values()]
         scales.append(
             Scale(
                 steps=count,
-                shape=shape,
+                shape=content.shape,
                 objective=Objective(model),
-                references=lambda given=(network, of_target, of_frame): given,
-                drawn=any(m.shape[0] * m.shape[1] > _MAX_POINTS for m in maps),
+                references=lambda given=given: given,
+                drawn=any(of.shape[0] * of.shape[1] > _MAX_POINTS for of in maps),
             )
         )
-    steps_taken = coarse_to_fine(
-        scales,
-        resize(frame, longest_side=sides[0]),
-        levels=_LEVELS,
-        optimizer="novograd",
-        learning_rate=_LEARNING_RATE,
-        seed=0,
-        quiet=True,
-    )
-    return last_image(steps_taken)
+    start = resize(frame, longest_side=sides[0])
+    return last_image(coarse_to_fine(scales, start, **_DESCENT, quiet=True))

@@ -115,12 +115,12 @@ def _pictures(dataset: str) -> dict[str, images.Picture]:
         if source.dataset == dataset
     }
     builder = prepare(dataset)
-    found = {}
+    pictures = {}
     for split in builder.info.splits:
         for example in builder.as_data_source(split=split):
             if (name := example["id"].decode()) in wanted:
-                found[name] = example["image"].astype(np.float32) / 255
-    return found
+                pictures[name] = example["image"].astype(np.float32) / 255
+    return pictures
 
 
 _ASTRONAUT = Source(dataset="installed", name="astronaut")

@@ -100,7 +100,7 @@ def score(result: images.Picture, pictures: Pictures) -> Scores:
 
 
 def _maps(picture: images.Picture) -> list[jax.Array]:
-    return [jnp.asarray(found[0]) for found in metrics.alexnet_maps(picture[None])]
+    return [jnp.asarray(maps[0]) for maps in metrics.alexnet_maps(picture[None])]
 
 
 def _mean(loss: Any, pairs: Any) -> float:

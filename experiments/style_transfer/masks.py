@@ -50,7 +50,7 @@ def read_regions(
             f"--content-mask {content} has the colours {named}, which --target-mask {target} has "
             "not: paint what belongs together in one colour"
         )
-    of_content, of_target = (np.searchsorted(wanted, found) for found in colours)
+    of_content, of_target = (np.searchsorted(wanted, of_mask) for of_mask in colours)
     known = np.isin(colours[1], wanted)
     return of_content, np.where(known, of_target, len(wanted))
 

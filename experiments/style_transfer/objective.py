@@ -79,7 +79,8 @@ class Objective:
           `(loss, (image, the loss and its terms))`.
         """
         settings, image = self.settings, render(params)
-        made = Reference(image, features_of(settings, self.model, network, image), content.regions)
+        features = features_of(self.model, layers_of(settings), network, image)
+        made = Reference(image, features, content.regions)
         keys = jax.random.split(key, 3)
         style, moments = self.style(keys[0], made, target)
         terms = {"style": style, "content": self.content(keys[1], made, content), **priors(image)}
@@ -132,16 +133,14 @@ class Objective:
             loss = _of_points(kind, bandwidth=self.settings.content_bandwidth)
             keys = [jax.random.fold_in(key, number) for number in range(len(layers))]
             terms = [  # the same places in both
-                loss(*(self._at_most(key, one.features[layer]) for one in both))
+                loss(*(self._at_most(key, x.features[layer]) for x in both))
                 for key, layer in zip(keys, layers, strict=True)
             ]
             return jnp.stack(terms).sum()
         loss, places = loss_of(kind), jax.random.uniform(key, (_SELF_SIMILARITY_POINTS, 2))
         if self.settings.layers == "hypercolumns":
-            return loss(*(hypercolumns(one.image, one.features, layers, places) for one in both))
-        terms = [
-            loss(*(interpolate(one.features[name], places) for one in both)) for name in layers
-        ]
+            return loss(*(hypercolumns(x.image, x.features, layers, places) for x in both))
+        terms = [loss(*(interpolate(x.features[name], places) for x in both)) for name in layers]
         return jnp.stack(terms).mean()
 
     def palette(self, key: jax.Array, made: Reference, target: Reference) -> jax.Array:
@@ -153,9 +152,8 @@ class Objective:
 
         def distance(a, b):
             squares = jnp.square(a[:, None] - b[None]).mean(axis=-1)
-            origin = jnp.zeros(a.shape[1])
-            cosine = pairwise(a, b, origin, distance="cosine")
-            return jnp.sqrt(jnp.maximum(squares, 1e-8)) + 2 * cosine
+            euclidean = jnp.sqrt(jnp.maximum(squares, 1e-8))
+            return euclidean + 2 * pairwise(a, b, jnp.zeros(a.shape[1]), distance="cosine")
 
         relaxed = functools.partial(cxjax.relaxed_earth_mover_loss, distance=distance)
         loss = lambda x, y, **masks: relaxed(x.points, y.points, **masks)
@@ -196,18 +194,18 @@ class Objective:
             layers, grid = settings.style_layers, settings.grid
             maps = [points.concatenate(features, layers=layers, grid=grid)]
         return [
-            self._at_most(jax.random.fold_in(key, number), found, reference.regions)
-            for number, found in enumerate(maps)
+            self._at_most(jax.random.fold_in(key, number), values, reference.regions)
+            for number, values in enumerate(maps)
         ]
 
     def _at_most(
-        self, key: jax.Array, found: jax.Array, regions: jax.Array | None = None
+        self, key: jax.Array, values: jax.Array, regions: jax.Array | None = None
     ) -> Points:
         """A map as points, of which no more than `max_points` are drawn."""
         if regions is not None:
-            regions = jax.image.resize(regions, found.shape[:2], "nearest").reshape(-1)
-        positions = centered_positions(found.shape[:2]).reshape(-1, 2)
-        whole = Points(found.reshape(-1, found.shape[-1]), positions, regions)
+            regions = jax.image.resize(regions, values.shape[:2], "nearest").reshape(-1)
+        positions = centered_positions(values.shape[:2]).reshape(-1, 2)
+        whole = Points(values.reshape(-1, values.shape[-1]), positions, regions)
         return draw(key, whole, self.settings.max_points)
 
 
@@ -217,9 +215,9 @@ def layers_of(settings: Comparison) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*settings.style_layers, *settings.content_layers, *matched)))
 
 
-def features_of(settings: Comparison, model: VGG, network: Any, image: Any) -> Features:
-    """Their features of an image."""
-    return cast(Features, model.apply(network, image, layers=layers_of(settings)))
+def features_of(model: VGG, layers: tuple[str, ...], network: Any, image: Any) -> Features:
+    """An image's features."""
+    return cast(Features, model.apply(network, image, layers=layers))
 
 
 def content_loss_of(settings: Comparison) -> ContentLoss:
@@ -276,13 +274,13 @@ def hypercolumns(
       Kolkin et al., STROTSS, CVPR 2019.
     """
     maps = (image, *(features[name] for name in layers))
-    return jnp.concatenate([interpolate(found, places) for found in maps], axis=-1)
+    return jnp.concatenate([interpolate(values, places) for values in maps], axis=-1)
 
 
-def interpolate(found: jax.Array, places: jax.Array) -> jax.Array:
+def interpolate(values: jax.Array, places: jax.Array) -> jax.Array:
     """A map at places, given as in `hypercolumns`."""
-    shape = jnp.asarray(found.shape[:2])
-    return look_up(found, places * shape[None, :] - 0.5)
+    shape = jnp.asarray(values.shape[:2])
+    return look_up(values, places * shape[None, :] - 0.5)
 
 
 def _of_maps(name: str, x: Reference, y: Reference, layers: Sequence[str]) -> jax.Array:

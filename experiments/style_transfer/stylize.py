@@ -24,6 +24,7 @@ from experiments.style_transfer.objective import (
     Reference,
     draws_points,
     features_of,
+    layers_of,
 )
 
 _features_of = jax.jit(features_of, static_argnums=(0, 1))
@@ -116,10 +117,10 @@ def make_scale(
         content, target = (
             Reference(
                 jnp.asarray(picture),
-                _features_of(settings, model, network, picture),
-                None if found is None else jnp.asarray(found),
+                _features_of(model, layers_of(settings), network, picture),
+                None if numbers is None else jnp.asarray(numbers),
             )
-            for picture, found in zip(pictures[:2], regions, strict=True)
+            for picture, numbers in zip(pictures[:2], regions, strict=True)
         )
         return network, target, content, config.coarse_content_weight ** (last - number)
 
@@ -138,7 +139,7 @@ def _shapes_of(
     config: Config, model: VGG, network: Any, name: str, picture: images.Picture
 ) -> Reference:
     """Shapes of a picture and of its features."""
-    of_image = functools.partial(features_of, config.comparison, model)
+    of_image = functools.partial(features_of, model, layers_of(config))
     try:
         shapes: Any = jax.eval_shape(of_image, network, picture)
         return Reference(jnp.asarray(picture), shapes, None)

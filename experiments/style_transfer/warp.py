@@ -47,7 +47,7 @@ def field(control: jax.Array, shape: tuple[int, int]) -> jax.Array:
         (*shape, 2),
         (0, 1),
         jnp.asarray(scale),
-        jnp.asarray([(1 - one) / 2 for one in scale]),
+        jnp.asarray([(1 - factor) / 2 for factor in scale]),
         "cubic",
         antialias=False,
     )

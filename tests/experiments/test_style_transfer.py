@@ -25,7 +25,7 @@ from experiments.style_transfer.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 SMOKE = VARIANTS["smoke"]
-# Half of what the smoke variant's layers take to compile. One run has those, and so has a process.
+# Half of what the smoke variant's layers take to compile: the interrupted process has those.
 SHALLOW = {"style_layers": ("conv2_1", "conv3_1"), "content_layers": ("conv3_1",)}
 
 
@@ -43,10 +43,18 @@ def pair(tmp_path):
     return content, target
 
 
-def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    results = stylize.run(SMOKE)
-    folder = tmp_path / "out/style_transfer/astronaut-grace_hopper-contextual"
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A run of the built-in pair: its folder's parent, and its results."""
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, stylize.run(settings())
+
+
+def test_smoke_writes_everything_and_the_loss_falls(smoke):
+    folder, results = smoke
+    folder = folder / "out/style_transfer/astronaut-grace_hopper-contextual"
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("config.json", "metrics.jsonl", "results.json", "result.png", "strip.png"),
@@ -58,11 +66,39 @@ def test_smoke_writes_everything_and_the_loss_falls(tmp_path, monkeypatch):
     assert metrics[4]["loss"] < metrics[2]["loss"]
     assert json.loads((folder / "config.json").read_text())["size"] == 48
     assert json.loads((folder / "results.json").read_text()) == results
+    assert results["last_step"] == metrics[4]
+    assert results["interrupted"] is False
     content = data.read(SMOKE).content
     result = images.read_image(folder / "result.png")
     assert result.shape == (48, 48, 3)
     assert np.abs(result - images.resize(content, longest_side=48)).mean() > 0.01
     assert images.read_image(folder / "strip.png").shape == (48, 3 * 48 + 2 * 4, 3)
+
+
+def test_other_pictures_of_a_size_and_what_shapes_no_program_compile_nothing(smoke, tmp_path):
+    """Whatever the cache of compiled programs holds: none is asked for."""
+    asked_for = []
+    event = "/jax/core/compile/backend_compile_duration"
+    heard = lambda name, seconds, **_: asked_for.append(name) if name == event else None
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    paths = [tmp_path / "content.png", tmp_path / "target.png"]
+    for picture, path in zip(data.read(SMOKE)[:2], paths, strict=True):
+        images.write_image(path, 1 - picture)
+    other = settings(
+        content=paths[0],
+        target=paths[1],
+        out=tmp_path / "out",
+        seed=7,
+        steps=(3, 4),
+        save_every=1,
+        coarse_content_weight=2.0,
+    )
+    results = stylize.run(other)
+    assert results["last_step"]["step"] == 7
+    assert asked_for == []
+    wider = {"style_bandwidth": 0.3, "scales": (1.0,), "steps": (1,), "out": tmp_path / "wider"}
+    stylize.run(dataclasses.replace(other, **wider))
+    assert asked_for == [event]  # the measure sees what it should see: another step
 
 
 @pytest.mark.parametrize(
@@ -104,7 +140,8 @@ def test_strotss_runs_with_all_its_terms(tmp_path, pair):
 
 
 def test_lbfgs_finds_its_own_steps(tmp_path):
-    shallow = {"style_layers": ("conv1_2",), "content_layers": ("conv2_1",)}
+    # One layer: the program holds the loss several times over.
+    shallow = {"style_layers": ("conv1_1",), "content_layers": ("conv1_1",), "moment_weight": 0.0}
     config = settings(optimizer="lbfgs", scales=(1.0,), steps=(4,), max_points=100, **shallow)
     stylize.run(dataclasses.replace(config, out=tmp_path / "out"))
     lines = (tmp_path / "out/metrics.jsonl").read_text().splitlines()
@@ -166,6 +203,86 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch):
     config = settings(out=tmp_path / "out", scales=(1.0,), steps=(3,))
     with pytest.raises(FloatingPointError, match="became nan at step 1.*learning-rate"):
         stylize.run(config)
+
+
+def falling(params, key, lucky):
+    """The mean square of an image; one key alone lowers it by a draw that says nothing."""
+    image = pyramid.merge(params.pieces)
+    square = jnp.square(image).mean()
+    same = (jax.random.key_data(key) == lucky).all()
+    loss = square - jnp.where(same, 0.5, 0.0)
+    return loss, (image, {"loss": loss, "square": square})
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_lucky_draw_does_not_win(drawn):
+    lucky = jax.random.key_data(jax.random.fold_in(jax.random.key(3), 4))
+    scale = optimization.Scale(
+        steps=20,
+        shape=(8, 8, 3),
+        objective=falling,
+        references=lambda: (lucky,),
+        drawn=drawn,
+    )
+    start = np.full((8, 8, 3), 0.8, np.float32)
+    options = {"levels": 1, "optimizer": "adam", "learning_rate": 0.02, "seed": 3, "quiet": True}
+    kept, metrics = zip(*optimization.coarse_to_fine([scale], start, **options), strict=True)
+    losses, squares = ([m[name] for m in metrics] for name in ("loss", "square"))
+    assert np.argmin(losses) == 4  # the draw is lucky, the image no better
+    assert squares == sorted(squares, reverse=True)
+    of_kept = np.square(kept[-1]).mean()
+    # With points that stay losses compare, and the lowest one is kept.
+    np.testing.assert_allclose(of_kept, squares[-1] if drawn else squares[4], rtol=1e-5)
+
+
+def test_where_no_points_are_drawn_the_lowest_loss_is_kept_to_the_bit():
+    """Of a loss that rises again, for the steps are far too long."""
+    never = jnp.zeros(2, jnp.uint32)
+    scale = optimization.Scale(
+        steps=12, shape=(8, 8, 3), objective=falling, references=lambda: (never,), drawn=False
+    )
+    start = np.full((8, 8, 3), 0.3, np.float32)
+    options = {"levels": 1, "optimizer": "adam", "learning_rate": 0.3, "seed": 3, "quiet": True}
+    kept, metrics = zip(*optimization.coarse_to_fine([scale], start, **options), strict=True)
+    losses = [m["loss"] for m in metrics]
+    assert min(losses) < losses[-1]
+    assert jnp.square(kept[-1]).mean() == np.float32(min(losses))
+
+
+SELF_SIMILAR = {"content_loss": "self_similarity"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "drawn"),
+    [
+        ({}, False),  # a layer has 64 points, the image 256
+        ({"max_points": 50}, True),
+        ({"max_points": 0}, False),
+        ({"max_points": 50, "style_layers": ("conv2_1",), "layers": "concatenated"}, True),
+        ({"max_points": 50, "loss": "gram"}, False),
+        ({"max_points": 50, "loss": "gram", "content_loss": "contextual"}, True),
+        ({"max_points": 100, "palette_weight": 1.0}, True),
+        ({"max_points": 300, "palette_weight": 1.0}, False),
+        ({"layers": "hypercolumns"}, True),
+        (SELF_SIMILAR, True),
+        ({**SELF_SIMILAR, "content_weight": 0.0}, False),
+        ({**SELF_SIMILAR, "content_layers": ()}, False),
+    ],
+    ids=str,
+)
+def test_it_is_known_whether_points_are_drawn(key, monkeypatch, changes, drawn):
+    config, calls = settings(**{"max_points": 256, "grid": "conv2_1", **changes}), []
+    for name in ("choice", "uniform"):
+        draw = getattr(jax.random, name)
+        spy = lambda *given, draw=draw, **more: calls.append(given) or draw(*given, **more)
+        monkeypatch.setattr(jax.random, name, spy)
+    image = jnp.zeros((16, 16, 3))
+    layers = objective.layers_of(config)
+    picture = objective.Reference(image, Cells().apply(None, image, layers), None)
+    given = (optimization.Parameters([image]), key, None, picture, picture, 1.0)
+    jax.eval_shape(objective_of(config), *given)
+    assert bool(calls) == drawn
+    assert objective.draws_points(config, picture, picture) == drawn
 
 
 # --- The pieces ---

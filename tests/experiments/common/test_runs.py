@@ -225,3 +225,11 @@ def test_without_locks_in_the_system_every_process_is_free(tmp_path, monkeypatch
         monkeypatch.setattr(runs, "fcntl", None)
         with runs.try_lock(tmp_path / "a") as second:
             assert second
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    given = {"psnr": float("inf"), "by_seed": [1.0, float("nan")], "inner": {"x": -float("inf")}}
+    runs.write_json(tmp_path / "a.json", given)
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written == {"psnr": None, "by_seed": [1.0, None], "inner": {"x": None}}
+    assert not list(tmp_path.glob("*.tmp"))
