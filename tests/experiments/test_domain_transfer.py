@@ -319,9 +319,9 @@ def test_the_variants_of_tensorflow_datasets_train(tmp_path, monkeypatch, varian
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(steps) == 2
     assert all(step["loss/target"] > 0 and step["loss/source"] > 0 for step in steps)
-    figures = json.loads((out / "results.json").read_text())
-    assert {"target", "classifier", "kid"} <= figures.keys()
-    assert "lpips" not in figures
+    scores = json.loads((out / "results.json").read_text())
+    assert {"target", "classifier", "kid"} <= scores.keys()
+    assert "lpips" not in scores
     assert (out / "strip.png").is_file()
 
 

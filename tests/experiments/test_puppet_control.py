@@ -83,7 +83,7 @@ def test_people_and_cats_are_paired_by_what_they_do(monkeypatch):
 
 
 def _own(folder, frames):
-    """Writes clips of one's own: a film's, as an animated picture, or a folder of frames."""
+    """Writes clips of one's own: a video's, as an animated picture, or a folder of frames."""
     for name, shades in frames.items():
         pictures = np.ones((len(shades), 40, 52, 3), np.float32)
         pictures[:, :, 6:46] = np.array(shades)[:, None, None, None] / 255  # the middle square
@@ -96,7 +96,7 @@ def _own(folder, frames):
                 images.write_image(path / f"{number:03}.png", picture)
 
 
-def test_films_and_folders_of_ones_own_are_clips(tmp_path):
+def test_videos_and_folders_of_ones_own_are_clips(tmp_path):
     mine = tmp_path / "mine"
     config = {"pair": str(mine), "size": 32}
     with pytest.raises(ValueError, match="and a folder that holds driver and puppet"):
@@ -324,9 +324,9 @@ def main(*arguments):
 def test_a_run_ends_with_scores_and_pictures(tmp_path, capsys, loss):
     out = tmp_path / "run"
     assert main("--loss", loss, "--out", str(out)) == 0
-    figures = json.loads((out / "results.json").read_text())
-    assert figures["whole"].keys() == figures["region"].keys() == {"psnr", "ssim", "lpips"}
-    assert 0.02 < figures["share"] < 0.5
+    scores = json.loads((out / "results.json").read_text())
+    assert scores["whole"].keys() == scores["region"].keys() == {"psnr", "ssim", "lpips"}
+    assert 0.02 < scores["share"] < 0.5
     assert "| LPIPS |" in capsys.readouterr().out
     strip = np.asarray(Image.open(out / "strip.png"))
     rows = strip.reshape(3, SMOKE.size, -1, 3)

@@ -63,7 +63,7 @@ def stopped(tmp_path_factory):
     return out, run.returncode, said
 
 
-def test_a_stopped_run_says_how_to_go_on(stopped):
+def test_a_stopped_run_says_how_to_resume_it(stopped):
     out, status, said = stopped
     assert status == 128 + signal.SIGTERM
     assert f"resume it by --resume --out {out.relative_to(out.parents[2])}" in said
@@ -76,7 +76,7 @@ def main(*arguments):
 
 @pytest.fixture(scope="module")
 def resumed(stopped):
-    """The same run gone on with, on eight devices in place of one."""
+    """The same run resumed, on eight devices in place of one."""
     out, _, _ = stopped
     last = max(int(p.name) for p in (out / "checkpoints").glob("*") if p.name.isdigit())
     said = io.StringIO()
@@ -130,10 +130,10 @@ def test_the_baseline_makes_each_frame_on_its_own(resumed, tmp_path, capsys):
     config = frame_by_frame.FrameByFrameConfig(
         run=out, out=tmp_path / "frames", scales=(1.0,), steps=(3,)
     )
-    figures = frame_by_frame.run(config)
+    metrics = frame_by_frame.run(config)
     trained = json.loads((out / "results.json").read_text())
-    assert figures["source"] == trained["source"]
-    assert figures["look"]["contextual"] < figures["source"]["look"]["contextual"]
+    assert metrics["source"] == trained["source"]
+    assert metrics["look"]["contextual"] < metrics["source"]["look"]["contextual"]
     _, held_out, _ = data.read_pair(SMALL)
     strip = np.asarray(Image.open(tmp_path / "frames/strip.png"), np.float32) / 255
     for number, frame in enumerate(held_out):
@@ -213,10 +213,10 @@ def test_the_grid_compares_the_losses_and_shows_the_source_itself(tmp_path, caps
 def test_another_configuration_is_not_resumed(resumed, capsys):
     out, last, _ = resumed
     before = sorted((p, p.stat().st_mtime) for p in out.rglob("*") if p.is_file())
-    go_on = ("--resume", "--out", str(out), "--steps", str(last + 9))
-    assert main(*go_on, "--learning-rate", "0.1") == 2
+    resume = ("--resume", "--out", str(out), "--steps", str(last + 9))
+    assert main(*resume, "--learning-rate", "0.1") == 2
     assert "--learning-rate None, not 0.1" in capsys.readouterr().err
-    assert main(*go_on, "--variant", "smoke") == 2
+    assert main(*resume, "--variant", "smoke") == 2
     assert "leave out --variant" in capsys.readouterr().err
     assert sorted((p, p.stat().st_mtime) for p in out.rglob("*") if p.is_file()) == before
 
@@ -246,10 +246,10 @@ def test_settings_that_cannot_work_are_refused(options, message):
         dataclasses.replace(SMOKE, **options)
 
 
-def test_an_animation_is_as_fast_as_its_film(tmp_path):
-    film = tmp_path / "film.webp"
-    video.write_video(film, data.draw_clip(6, 32), frames_per_second=20)
-    config = dataclasses.replace(SMOKE, source=str(film), every=2)
+def test_an_animation_is_as_fast_as_its_video(tmp_path):
+    clip = tmp_path / "clip.webp"
+    video.write_video(clip, data.draw_clip(6, 32), frames_per_second=20)
+    config = dataclasses.replace(SMOKE, source=str(clip), every=2)
     assert data.frame_rate(config) == 10
     assert data.frame_rate(dataclasses.replace(config, every=1)) == 20
     assert data.frame_rate(dataclasses.replace(config, frames_per_second=7.0)) == 7

@@ -48,12 +48,12 @@ def test_a_video_keeps_its_rate(apply, tmp_path):
     np.testing.assert_allclose(video.read_video(made), 1 - frames, atol=0.05)
 
 
-def test_a_folder_of_frames_can_become_a_film(apply, tmp_path):
+def test_a_folder_of_frames_can_become_a_video(apply, tmp_path):
     (tmp_path / "frames").mkdir()
     for number in range(12):
         picture = np.full((8, 8, 3), number / 20, np.float32)
         images.write_image(tmp_path / f"frames/{number}.png", picture)  # 10 comes after 9
-    made = apply("frames", "film.webp")
+    made = apply("frames", "video.webp")
     assert made.is_file()
     assert video.frame_rate(made) == 25
     shades = video.read_video(made).mean(axis=(1, 2, 3))
