@@ -38,6 +38,35 @@ STROTSS_LAYERS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Given(RunConfig):
+    """The pictures of a run, and the network that sees them."""
+
+    content: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CONTENT]")] = None
+    """Picture whose things are kept; without it scikit-image's astronaut."""
+    target: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TARGET]")] = None
+    """Picture whose style is taken on; without it matplotlib's Grace Hopper."""
+    content_crop: tuple[int, int, int, int] | None = None
+    """Left, top, right, bottom of the part of the content to use, in pixels."""
+    target_crop: tuple[int, int, int, int] | None = None
+    """The same of the target, in pixels. Alike framing of the two helps."""
+    content_mask: Path | None = None
+    """Picture of flat colours, each a region of the content, as large as it; each region takes the
+    style of the target's region of the same colour. Needs --target-mask."""
+    target_mask: Path | None = None
+    """The same of the target; every colour of --content-mask must be in it."""
+    size: int = 256
+    """Longest side of the result, and of the target as it is seen, in pixels."""
+    network: Network = "vgg16"
+    """Feature network; vgg19 needs a download or --weights."""
+    weights: Path | None = None
+    """File of weights for it: .safetensors, .pth, .mat, .h5 or .ckpt."""
+    pooling: Pooling = "average"
+    """Pooling of the network; the authors' is the average."""
+    padding: Padding = "edge"
+    """What the network sees around the image; zeros leave a frame in the result."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What the objective compares, and how: the settings that a compiled program depends on."""
 
@@ -93,32 +122,9 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Comparison, RunConfig):
+class Config(Comparison, Given):
     INCIDENTAL: ClassVar = ("out", "save_every")
 
-    content: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CONTENT]")] = None
-    """Picture whose things are kept; without it scikit-image's astronaut."""
-    target: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TARGET]")] = None
-    """Picture whose style is taken on; without it matplotlib's Grace Hopper."""
-    content_crop: tuple[int, int, int, int] | None = None
-    """Left, top, right, bottom of the part of the content to use, in pixels."""
-    target_crop: tuple[int, int, int, int] | None = None
-    """The same of the target, in pixels. Alike framing of the two helps."""
-    content_mask: Path | None = None
-    """Picture of flat colours, each a region of the content, as large as it; each region takes the
-    style of the target's region of the same colour. Needs --target-mask."""
-    target_mask: Path | None = None
-    """The same of the target; every colour of --content-mask must be in it."""
-    size: int = 256
-    """Longest side of the result, and of the target as it is seen, in pixels."""
-    network: Network = "vgg16"
-    """Feature network; vgg19 needs a download or --weights."""
-    weights: Path | None = None
-    """File of weights for it: .safetensors, .pth, .mat, .h5 or .ckpt."""
-    pooling: Pooling = "average"
-    """Pooling of the network; the authors' is the average."""
-    padding: Padding = "edge"
-    """What the network sees around the image; zeros leave a frame in the result."""
     coarse_content_weight: float = 1.0
     """Factor of --content-weight at each coarser scale than the last: 2 keeps things in place, 0.5
     lets them move."""

