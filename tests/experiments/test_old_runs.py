@@ -18,6 +18,8 @@ from experiments.style_transfer.config import VARIANTS
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
+# Python has the filter since 3.11.4, and warns without it since 3.12.
+SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
     def unpack(name):
         with tarfile.open(FIXTURES / f"{name}.tar.gz") as archive:
-            archive.extractall(filter="data")
+            archive.extractall(**SAFELY)
         return Path(name), EXPECTED[name]
 
     return unpack
