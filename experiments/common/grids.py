@@ -145,9 +145,7 @@ def make(
       ValueError: Before any run: if an option or a setting does not exist, a folder holds a run of
         other settings, or nothing is finished and nothing shall be made.
     """
-    base = _base(options, grid.variants or variants)
-    changes = _changes(grid, base, options.only)
-    configs = {key: dataclasses.replace(base, **change) for key, change in changes.items()}
+    base, changes, configs = _asked_for(grid, options, variants)
     folder = options.out / name
     evidence = read_records(HOME / experiment / EVIDENCE) if options.evidence else []
     records = _finished(name, configs, folder, evidence)
@@ -186,9 +184,7 @@ def read_evidence(
 ) -> Finished:
     """The runs of a grid that are kept beside the experiment, for tests and for other tables."""
     given = GridOptions(out=Path(), **options)
-    base = _base(given, grid.variants or variants)
-    changes = _changes(grid, base, given.only)
-    configs = {key: dataclasses.replace(base, **change) for key, change in changes.items()}
+    base, _, configs = _asked_for(grid, given, variants)
     records = _matching(name, configs, read_records(HOME / experiment / EVIDENCE))
     return _of_records(base, configs, records, Path())
 
@@ -217,6 +213,15 @@ def export(options: ExportOptions) -> None:
     known = {str(key(record)): record for record in (*read_records(options.results), *made)}
     write_records(options.results, known.values())
     print(f"{options.results}: {len(known)} runs, {len(made)} of them from {options.out}")
+
+
+def _asked_for(
+    grid: Grid, options: GridOptions, variants: Mapping[str, Any]
+) -> tuple[Any, dict[str, Mapping[str, Any]], dict[str, Any]]:
+    """The base, and by name what each run differs in and its configuration."""
+    base = _base(options, grid.variants or variants)
+    changes = _changes(grid, base, options.only)
+    return base, changes, {n: dataclasses.replace(base, **change) for n, change in changes.items()}
 
 
 def _base(options: GridOptions, variants: Mapping[str, Any]) -> Any:
